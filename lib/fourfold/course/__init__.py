@@ -1,0 +1,1 @@
+"""What keeps the course true: promotion, pairs, exercises, the workspace."""

@@ -1,0 +1,1 @@
+"""What the lessons share: device and scale, training, checkpoints, images, drawing."""
