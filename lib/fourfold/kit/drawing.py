@@ -65,6 +65,8 @@ STYLE = {
     "ytick.labelsize": 8,
 }
 
+_DEFAULT_TITLE_SIZE = 12  # points, matplotlib's own
+
 
 def canvas(
     rows: int = 1, columns: int = 1, width: float = 6.5, height: float = 2.6, **options
@@ -136,7 +138,8 @@ def image_grid(
     tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
     title_lines = max(title.count("\n") + 1 if title else 0 for title in titles)
     above = 0.18 * title_lines + (0.35 if ticks else 0.06)
-    height = rows * (width / columns * tallest + above)
+    beside = 0.55 if ticks else 0.05
+    height = rows * ((width / columns - beside) * tallest + above)
     figure, grid = canvas(rows, columns, width, height, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -172,8 +175,8 @@ def draw_arrows(
         angles="xy",
         scale_units="xy",
         scale=1,
-        color=colour,
-        **{"width": 0.004, **options},
+        units="inches",
+        **{"width": 0.02, "color": colour, "edgecolor": "white", "linewidth": 0.3, **options},
     )
 
 
@@ -259,17 +262,17 @@ def draw_pixels(
 ) -> None:
     """Draw a small array as squares of grey with each value written in its square.
 
-    `number` formats the value, None writes none; `limits` are the values drawn black and white,
-    by default the smallest and the largest. Raises ValueError for any other shape.
+    `number` formats the value, None writes none; `limits` are the values drawn black and white.
+    Without them the smallest value is dark grey and the largest light grey, so that lines and
+    dots on top stay visible. Raises ValueError for any other shape.
 
     Convention: `values[y, x]` is centred on (x, y), x to the right, y down.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 2:
         raise ValueError(f"values have shape {array.shape}; expected (H, W)")
-    low, high = limits or (np.nanmin(array), np.nanmax(array))
-    # Half of black to white stays unused below, so that lines and dots on top remain visible.
-    picture = axes.imshow(array, cmap=cmap, vmin=low - (high - low) / 2, vmax=high)
+    low, high = limits or _padded_limits(array)
+    picture = axes.imshow(array, cmap=cmap, vmin=low, vmax=high)
     _outline_squares(axes, *array.shape)
     if number is None:
         return
@@ -277,6 +280,12 @@ def draw_pixels(
         red, green, blue, _ = picture.to_rgba(value)
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
         axes.text(x, y, number.format(value), ha="center", va="center", color=ink, size=fontsize)
+
+
+def _padded_limits(array: np.ndarray) -> tuple[float, float]:
+    low, high = float(np.nanmin(array)), float(np.nanmax(array))
+    span = high - low or 1.0
+    return low - 0.5 * span, high + 0.1 * span
 
 
 def _outline_squares(axes: Axes, height: int, width: int) -> None:
@@ -364,6 +373,10 @@ def _wheel_colours(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _encoded(figure: Figure, kind: str) -> bytes:
+    for axes in figure.axes:
+        # `set_title` takes its size from the settings of its moment, outside the style.
+        if axes.title.get_fontsize() == _DEFAULT_TITLE_SIZE:
+            axes.title.set_fontsize(STYLE["axes.titlesize"])
     buffer = io.BytesIO()
     # Without the version of matplotlib in the file, the same figure gives the same bytes.
     options = (
