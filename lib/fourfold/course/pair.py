@@ -1,0 +1,118 @@
+"""The pair: a lesson's `.py` is the source; its `.ipynb` has the same cells, and outputs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import jupytext
+import nbformat
+from jupytext.combine import combine_inputs_with_outputs
+from nbformat import NotebookNode
+
+from fourfold.course.files import digest
+from fourfold.course.lesson import code_digest
+
+__all__ = [
+    "STAMP",
+    "differences",
+    "from_json",
+    "hand_edited",
+    "inputs_digest",
+    "outputs_are_current",
+    "pair",
+    "set_ids",
+    "to_json",
+]
+
+STAMP = "fourfold_stamp"  # notebook metadata: digests of the inputs as written and as executed
+
+
+def pair(text: str, old: NotebookNode | None = None) -> NotebookNode:
+    """The notebook of the lesson `text`; unchanged cells keep the outputs that `old` has for them.
+
+    Cell ids are digests of the sources, so the same lesson gives the same notebook.
+    """
+    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.metadata.pop("jupytext", None)
+    set_ids(notebook)
+    stamp = {}
+    if old is not None:
+        combine_inputs_with_outputs(notebook, old)
+        stamp = dict(old.metadata.get(STAMP, {}))
+        if language := old.metadata.get("language_info"):
+            notebook.metadata["language_info"] = language
+        notebook.metadata["kernelspec"] = jupytext.reads(text, fmt="py:percent").metadata[
+            "kernelspec"
+        ]
+        set_ids(notebook)
+    notebook.metadata[STAMP] = stamp | {"inputs": inputs_digest(notebook)}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def set_ids(notebook: NotebookNode) -> None:
+    """Give each cell an id that depends on its text alone (and on how often it came before)."""
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        base = digest(cell.cell_type + cell.source)[:8]
+        cell.id = f"{base}-{seen[base]}" if seen[base] else base
+        seen[base] += 1
+
+
+def _inputs(notebook: NotebookNode) -> list[tuple[str, str, list[str]]]:
+    return [
+        (cell.cell_type, cell.source, sorted(cell.metadata.get("tags", [])))
+        for cell in notebook.cells
+    ]
+
+
+def inputs_digest(notebook: NotebookNode) -> str:
+    """A digest of what a person writes in a notebook: types, sources and tags of its cells."""
+    header = notebook.metadata.get("fourfold", {})
+    return digest(json.dumps([_inputs(notebook), header], sort_keys=True))
+
+
+def hand_edited(notebook: NotebookNode) -> bool:
+    """Whether the inputs were changed since `fourfold build` wrote the notebook."""
+    written = notebook.metadata.get(STAMP, {}).get("inputs")
+    return written != inputs_digest(notebook)
+
+
+def outputs_are_current(notebook: NotebookNode) -> bool:
+    """Whether the outputs come from one execution of exactly these code cells."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return notebook.metadata.get(STAMP, {}).get("executed") == code_digest(sources)
+
+
+def differences(text: str, notebook: NotebookNode) -> list[str]:
+    """Where the notebook's inputs differ from the lesson's cells, one line each."""
+    lesson = jupytext.reads(text, fmt="py:percent")
+    found = []
+    if lesson.metadata.get("fourfold") != notebook.metadata.get("fourfold"):
+        found.append("the header differs")
+    ours, theirs = _inputs(lesson), _inputs(notebook)
+    if len(ours) != len(theirs):
+        found.append(f"{len(theirs)} cells in the notebook, {len(ours)} in the lesson")
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False), start=1):
+        for what, x, y in zip(("type", "source", "tags"), a, b, strict=True):
+            if x != y:
+                found.append(f"cell {number}: its {what} differs")
+    return found
+
+
+def from_json(text: str) -> NotebookNode:
+    """A notebook from the text of an `.ipynb` file.
+
+    Raises:
+        ValueError: the text is not a notebook.
+    """
+    try:
+        return nbformat.reads(text, as_version=4)
+    except Exception as error:
+        raise ValueError(f"not a notebook: {error}") from None
+
+
+def to_json(notebook: NotebookNode) -> str:
+    """The text of an `.ipynb` file, keys sorted, one space of indent: stable under git."""
+    return nbformat.writes(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
