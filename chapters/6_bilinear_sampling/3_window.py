@@ -45,7 +45,7 @@ def read_patch(
     # A row or a column outside the map makes the sum of the two negative, whatever the other is.
     row = torch.where((y >= 0) & (y < H), y * W, -H * W)
     column = torch.where((x >= 0) & (x < W), x, -H * W)
-    index = (row[..., :, None] + column[..., None, :]).reshape(B, 1, -1)
+    index = (row[..., :, None] + column[..., None, :]).flatten(1)[:, None]
     outside = index < 0
     pixels = maps.flatten(2).gather(2, index.clamp_(min=0).expand(B, C, -1))
     # Filling, not multiplying by 0: a NaN at the border must not reach the points beyond it.
