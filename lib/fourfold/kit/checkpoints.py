@@ -1,0 +1,182 @@
+"""Weights on disk: safetensors, a model card beside them, a sha256, and no half-written file.
+
+Nothing here uses pickle, which runs whatever code a file contains.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as _parse
+from safetensors.torch import save as _serialise
+from torch import Tensor, nn
+
+__all__ = [
+    "ModelCard",
+    "file_sha256",
+    "load_checkpoint",
+    "load_tensors",
+    "read_card",
+    "save_checkpoint",
+    "save_tensors",
+    "write_atomically",
+]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Where weights come from: enough to train them again and to know what to expect of them.
+
+    `hours` is wall-clock time on `hardware`; `metrics` are measured on held-out data.
+    """
+
+    command: str
+    seed: int
+    hardware: str
+    hours: float
+    data: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    card: ModelCard,
+    *,
+    float16: bool = False,
+    max_megabytes: float = 20.0,
+) -> str:
+    """Write the model's parameters and buffers to `path`, its card beside it; return the sha256.
+
+    The card lies at `path` with the ending `.json`. `float16` halves the file. Raises ValueError
+    for a path that does not end in `.safetensors`, a file over `max_megabytes` (of 10⁶ bytes),
+    and a value too large for float16; nothing is written then.
+    """
+    path = _safetensors_path(path)
+    tensors = model.state_dict()
+    if float16:
+        tensors = {key: _halved(key, value) for key, value in tensors.items()}
+    data = _bytes(tensors)
+    if len(data) > max_megabytes * 1e6:
+        raise ValueError(
+            f"the checkpoint would have {len(data) / 1e6:.1f} MB; "
+            f"expected at most max_megabytes, {max_megabytes:g}"
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    about = {**asdict(card), "sha256": digest, "bytes": len(data), "float16": float16}
+    write_atomically(path, data)
+    write_atomically(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False))
+    return digest
+
+
+def load_checkpoint(path: str | Path, model: nn.Module, sha256: str | None = None) -> None:
+    """Copy the tensors at `path` into `model`, each in the model's own dtype and on its device.
+
+    The file must match `sha256` where one is given, else the one on its card where there is one.
+    Raises ValueError for another hash and for keys or shapes that differ, naming all of them;
+    the model is unchanged then.
+    """
+    path = Path(path)
+    if sha256 is None and path.with_suffix(".json").is_file():
+        sha256 = json.loads(path.with_suffix(".json").read_text("utf-8"))["sha256"]
+    tensors = load_tensors(path, sha256)
+    own = model.state_dict()
+    _check_keys(path, tensors, own)
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """The model card of the checkpoint at `path`. Raises FileNotFoundError where there is none."""
+    path = Path(path).with_suffix(".json")
+    if not path.is_file():
+        raise FileNotFoundError(f"path is {str(path)!r}; there is no model card there")
+    about = json.loads(path.read_text("utf-8"))
+    return ModelCard(**{key: about[key] for key in ModelCard.__dataclass_fields__})
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors to `path` as safetensors, whole or not at all."""
+    write_atomically(_safetensors_path(path), _bytes(tensors))
+
+
+def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read named tensors from a safetensors file.
+
+    Raises FileNotFoundError for a path without a file, and ValueError for a file that is damaged
+    or does not match `sha256`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ValueError(f"{path.name} has sha256 {found}; expected {sha256}")
+    try:
+        return _parse(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is not a whole safetensors file ({error})") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            # Without it, a power cut after the renaming can leave the new name on an empty file.
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _safetensors_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path is {str(path)!r}; expected a name that ends in .safetensors")
+    return path
+
+
+def _bytes(tensors: dict[str, Tensor]) -> bytes:
+    # Clones, because safetensors refuses two names for one memory, as tied weights have.
+    return _serialise(
+        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    )
+
+
+def _halved(key: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not torch.equal(half.isfinite(), value.isfinite()):
+        largest = value.abs().max().item()
+        raise ValueError(
+            f"{key} has a value of {largest:g}; expected at most 65504, float16's limit"
+        )
+    return half
+
+
+def _check_keys(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    wrong = [f"missing {key}" for key in expected if key not in found]
+    wrong += [f"unexpected {key}" for key in found if key not in expected]
+    wrong += [
+        f"{key} has shape {tuple(found[key].shape)}; expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path.name} does not fit the model: {', '.join(wrong)}")
