@@ -1,3 +1,115 @@
+# ---
+# jupyter:
+#   fourfold:
+#     accelerator: none
+#     level: beginner
+#     minutes: 55
+#     needs: [6_bilinear_sampling/1_sampling]
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Warps: where each output pixel reads
+#
+# **After this lesson you can** turn, zoom, tilt, bend and align photographs by writing down, for
+# each pixel of the picture you want, the position in the picture you have.
+#
+# *Before this:* [Sampling](1_sampling.ipynb), which reads an image between its pixels.
+# *Time:* 55 minutes.
+
+# %% [markdown]
+# ## Words
+#
+# A **warp** (图像变换) makes a new image out of an old one by moving things. It is a list of
+# positions, one for every pixel of the new image: to fill output pixel $q$, go to position $p$ in
+# the input image $I$, read the colour there with bilinear sampling (双线性采样), write it down in
+# the output $J$. A rotation, a zoom, a photograph laid on a floor and an optical flow (光流) all
+# work this way and differ only in the rule that turns $q$ into $p$: a matrix $M$, a matrix and a
+# division by $w$, or an added arrow $f$. The rule runs **backward**, from the picture we want to
+# the picture we have. That way every output pixel gets exactly one colour.
+
+# %% [markdown]
+# ## Figure
+#
+# One grid of output pixels, three rules, three outputs, all computed by the module that this
+# lesson writes.
+
+# %%
+import math
+from collections.abc import Sequence
+
+import torch
+from fourfold.bilinear_sampling import warps
+from fourfold.bilinear_sampling.sampling import sample
+from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, image_grid, show, to_picture
+from fourfold.kit.images import area_average, credit, photograph, stereo_pair
+from fourfold.kit.notebook import shows_error
+from jaxtyping import Bool, Float
+from matplotlib.patches import ConnectionPatch
+from torch import Tensor
+
+
+# %% tags=["figure"]
+def draw_mesh(axes, positions, step=12):
+    for line in [*positions[::step], *positions[:, ::step].transpose(0, 1)]:
+        for colour, width in (("black", 1.8), ("white", 0.8)):
+            axes.plot(*line.T, color=colour, linewidth=width)
+
+
+def draw_row(panels, image, rule, grid):
+    middle, right = panels
+    output = warps.warp(image, grid)
+    middle.imshow(to_picture(image))
+    middle.set(xlim=(0, image.shape[3] - 1), ylim=(image.shape[2] - 1, 0))
+    draw_mesh(middle, grid[0])
+    middle.set_title(f"{rule}\nposition p\n{tuple(grid.shape)}")
+    right.imshow(to_picture(output))
+    right.set_title(f"output J =\ninput I at p\n{tuple(output.shape)}")
+
+
+def draw_pipeline(image, grids, chosen):
+    figure, axes = canvas(3, 3, height=6.6)
+    (x, y), start = chosen, axes[1, 0]
+    q = warps.pixel_grid(*grids["flow f"].shape[1:3])
+    draw_mesh(start, q)
+    start.set(aspect="equal", title=f"pixel q\n{tuple(q.shape)}")
+    start.invert_yaxis()
+    for (_, middle, right), (rule, grid) in zip(axes, grids.items(), strict=True):
+        draw_row((middle, right), image, rule, grid)
+        stops = [(start, chosen), (middle, grid[0, y, x].tolist()), (right, chosen)]
+        for panel, point in stops:
+            panel.plot(*point, "o", color=COLOURS["query"], markersize=6, zorder=5)
+        for (a, tail), (b, head) in zip(stops, stops[1:], strict=False):
+            arrow = ConnectionPatch(tail, head, "data", "data", axesA=a, axesB=b, arrowstyle="->")
+            arrow.set(color=COLOURS["query"])
+            figure.add_artist(arrow)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    return figure
+
+
+# %%
+small, side = photograph("coffee", height=140), 97
+corners = [(0, 0), (side - 1, 0), (side - 1, side - 1), (0, side - 1)]
+turned = warps.translation(56, 22) @ warps.rotation(30, (48, 48))
+tilted = warps.homography_from_points(corners, [(80, 20), (150, 10), (195, 130), (25, 120)])
+x, y = (warps.pixel_grid(side, side) - 48).unbind(-1)
+bent = torch.stack([56 + 9 * torch.sin(y / 9), 22 + 6 * torch.sin(x / 12)])[None]
+rules = {
+    "matrix M": warps.affine_grid(turned, side, side),
+    "matrix M, divide by w": warps.homography_grid(tilted, side, side),
+    "flow f": warps.flow_grid(bent),
+}
+show(
+    draw_pipeline(small, rules, chosen=(24, 36)),
+    alt="A square grid of output pixels goes through three rules to three meshes of positions "
+    "over a photograph of a coffee cup, turned, in perspective and wavy; beside each mesh is the "
+    "square picture that is read there.",
+    photo=True,
+)
 
 # %% [markdown]
 # The same pixel $q$ (the dot) reads at three different positions $p$: follow its arrows from the
