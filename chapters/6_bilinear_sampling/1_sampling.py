@@ -53,23 +53,23 @@ def bilinear_weights(fraction: Float[Tensor, "*N 2"]) -> Float[Tensor, "*N 4"]:
 def normalise(
     points: Float[Tensor, "*N D"], shape: tuple[int, ...], *, align_corners: bool = False
 ) -> Float[Tensor, "*N D"]:
-    """Map pixel coordinates to grid_sample's, which are 0 at the middle (equation 5 of the lesson).
+    """Map pixel coordinates to those of grid_sample, −1 to 1 along an axis (equation 6).
 
     points         (*N, D) coordinates in pixels
-    shape          the D sizes of the image as its array has them: (H, W) or (T, H, W)
+    shape          the D sizes of the image in the order of its array: (H, W) or (T, H, W)
     align_corners  put −1 and 1 on the centres of the border pixels instead of on their outer edges
 
-    The result is one half-epsilon too large. grid_sample maps it back with rounding, and a point on
-    a pixel centre would land on either side of it by chance; this much puts it at or above the
-    centre, so the derivative there is always the one towards larger coordinates.
+    The result is larger by the rounding unit of float64. grid_sample rounds on the way back, and
+    without this nudge a pixel centre would land on either side of itself by chance. In float32 the
+    nudge vanishes: one large enough to settle the side would cost half of the precision.
 
     Convention: points in (x, y) or (x, y, t) order, the reverse of shape; centres on integers.
     """
     size = points.new_tensor(shape[::-1])
-    last = size - 1
-    length = last.clamp(min=1) if align_corners else size
-    nudge = points.new_full((), torch.finfo(points.dtype).eps / 2)
-    return torch.addcdiv(nudge, points - last / 2, length / 2)
+    offset = 0.0 if align_corners else 0.5
+    half = (size - 1).clamp(min=1) / 2 if align_corners else size / 2
+    start = points.new_tensor(-1 + torch.finfo(torch.float64).eps)
+    return torch.addcdiv(start, points + offset, half)
 
 # %% tags=["promote"]
 _PADDINGS = ("zeros", "border", "reflection")
