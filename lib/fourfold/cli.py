@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +35,139 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("fourfold: stopped", err=True)
         raise SystemExit(130) from None
+
+
+Folder = Annotated[
+    Path | None, typer.Option("--in", help="The folder; the course's workspace/ when left out.")
+]
+
+
+@app.command()
+def lab(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[LESSON]", help="Where to begin; lesson one if left out."),
+    ] = None,
+    folder: Folder = None,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser window, or only print the URL.")
+    ] = True,
+    port: Annotated[int, typer.Option(help="The first port to try.")] = 8888,
+) -> None:
+    """Open the course in JupyterLab, in a workspace where you can change anything."""
+    import subprocess
+    import sys
+
+    from fourfold.course.errors import CourseError
+    from fourfold.course.files import House
+    from fourfold.course.lesson import lessons, select
+    from fourfold.course.workspace import start as fill
+
+    house = House.here()
+    every = lessons(house)
+    if not every:
+        raise CourseError("chapters/ holds no lesson yet; `fourfold new` writes one")
+    first = (select(house, [name]) if name else every)[0]
+    place = folder or house.workspace
+    fill(house, place, every)
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={place.resolve()}"]
+    command += [f"--LabApp.default_url=/lab/tree/{first.key}.ipynb", f"--port={port}"]
+    command += [] if browser else ["--no-browser"]
+    typer.echo(f"opening {first.key} in {place}; stop with Ctrl-C")
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command()
+def doctor() -> None:
+    """Look whether this machine has all that the course needs; say the fix where not."""
+    from fourfold.course.doctor import examine
+
+    findings = list(examine())
+    for finding in findings:
+        typer.echo(str(finding))
+    missing = [finding.need for finding in findings if not finding.ok]
+    typer.echo(f"\nmissing: {', '.join(missing)}" if missing else "\nready")
+    raise typer.Exit(1 if missing else 0)
+
+
+@app.command()
+def start(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The folder; the course's workspace/ if left out."),
+    ] = None,
+    chapter: Annotated[
+        list[str] | None, typer.Option(help="A chapter or lesson to copy; repeat for more.")
+    ] = None,
+) -> None:
+    """Copy lessons and their exercises into a folder of your own; your edits there are kept."""
+    from fourfold.course.errors import CourseError
+    from fourfold.course.files import House
+    from fourfold.course.lesson import lessons, matching, select
+    from fourfold.course.workspace import start as fill
+
+    house = House.here()
+    place = folder or house.workspace
+    if folder and not folder.exists():
+        with contextlib.suppress(CourseError):
+            matching(str(folder), [lesson.key for lesson in lessons(house)])
+            typer.echo(f"fourfold: DIR: {folder} names a lesson; say --chapter {folder}", err=True)
+            raise typer.Exit(2)
+    said = {
+        "new": "new      ",
+        "renewed": "renewed  ",
+        "yours": "kept     ",
+        "beside": "beside   ",
+        "as it was": "as it was",
+    }
+    for written in fill(house, place, select(house, chapter or [])):
+        note = ""
+        if written.outcome == "yours":
+            note = "  (your edits; the course's version has not changed)"
+        if written.outcome == "beside":
+            note = (
+                "  (you and the course both changed it: this is the course's, yours is untouched)"
+            )
+        typer.echo(f"{said[written.outcome]} {written.path}{note}")
+
+
+@app.command()
+def check(names: Names = None, folder: Folder = None) -> None:
+    """Check your exercises: a tick, or the first thing that does not hold, for each."""
+    import os
+
+    from fourfold.course.exercises import exercises, program, run_program
+    from fourfold.course.files import House
+    from fourfold.course.lesson import select
+    from fourfold.course.workspace import reader_cells
+
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    house = House.here()
+    place, failed = folder or house.workspace, 0
+    for lesson in select(house, names or []):
+        if not (found := exercises(lesson)):
+            continue
+        typer.echo(lesson.key)
+        cells = reader_cells(place, lesson)
+        for exercise in found:
+            wrong = run_program(program(lesson, exercise, cells))
+            failed += wrong is not None
+            typer.echo(f"  ✗ {exercise.title}: {wrong}" if wrong else f"  ✓ {exercise.title}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="CHAPTER/LESSON, such as 6_bilinear_sampling/4_x.")],
+    title: Annotated[str, typer.Option(help="The lesson's title.")] = "A new lesson",
+) -> None:
+    """Begin a new lesson from a template that already builds, runs and passes."""
+    from fourfold.course.files import House
+    from fourfold.course.new import new_lesson
+
+    house = House.here()
+    path = new_lesson(house, name, title)
+    typer.echo(f"wrote {house.name(path)}; then: fourfold build {name}, fourfold run {name} --save")
 
 
 @app.command()
@@ -81,6 +216,7 @@ def run(
 
     from tqdm import tqdm
 
+    from fourfold.course import build as builder
     from fourfold.course import execute
     from fourfold.course.errors import CourseError
     from fourfold.course.files import House
@@ -108,4 +244,5 @@ def run(
             execute.save(house, lesson, notebook)
     if measure and costs:
         execute.record(house, costs, scale)
+        builder.build(house, [])  # the README's map shows what was measured
     raise typer.Exit(1 if failures else 0)

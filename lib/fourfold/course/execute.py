@@ -76,6 +76,7 @@ def run(
         timeout=timeout,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
         store_widget_state=False,
         resources={"metadata": {"path": str(house.chapters / lesson.chapter)}},
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict, deque
 
 import jupytext
 import nbformat
-from jupytext.combine import combine_inputs_with_outputs
 from nbformat import NotebookNode
 
 from fourfold.course.files import digest
@@ -25,6 +24,7 @@ __all__ = [
     "to_json",
 ]
 
+HEADER = ("kernelspec", "fourfold")  # the notebook metadata that a lesson's front matter holds
 STAMP = "fourfold_stamp"  # notebook metadata: digests of the inputs as written and as executed
 
 
@@ -34,21 +34,30 @@ def pair(text: str, old: NotebookNode | None = None) -> NotebookNode:
     Cell ids are digests of the sources, so the same lesson gives the same notebook.
     """
     notebook = jupytext.reads(text, fmt="py:percent")
-    notebook.metadata.pop("jupytext", None)
-    set_ids(notebook)
+    metadata = {key: notebook.metadata[key] for key in HEADER if key in notebook.metadata}
     stamp = {}
     if old is not None:
-        combine_inputs_with_outputs(notebook, old)
-        stamp = dict(old.metadata.get(STAMP, {}))
-        if language := old.metadata.get("language_info"):
-            notebook.metadata["language_info"] = language
-        notebook.metadata["kernelspec"] = jupytext.reads(text, fmt="py:percent").metadata[
-            "kernelspec"
-        ]
-        set_ids(notebook)
+        _keep_outputs(notebook, old)
+        stamp = old.metadata.get(STAMP, {})
+        if "language_info" in old.metadata:
+            metadata["language_info"] = old.metadata["language_info"]
+    set_ids(notebook)
+    notebook.metadata = NotebookNode(metadata)
     notebook.metadata[STAMP] = stamp | {"inputs": inputs_digest(notebook)}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _keep_outputs(notebook: NotebookNode, old: NotebookNode) -> None:
+    """Give each code cell the outputs that the same source has in `old`, first come first served."""
+    waiting = defaultdict(deque)
+    for cell in old.cells:
+        if cell.cell_type == "code":
+            waiting[cell.source].append(cell)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and waiting[cell.source]:
+            before = waiting[cell.source].popleft()
+            cell.outputs, cell.execution_count = before.outputs, before.execution_count
 
 
 def set_ids(notebook: NotebookNode) -> None:

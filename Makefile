@@ -1,0 +1,40 @@
+# Each target sets up .venv by itself when it is missing or older than what it is made from.
+# Readers without a GPU on Linux save gigabytes with the CPU build of PyTorch:
+#   make lab PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON    ?= python3
+PIP_EXTRA ?=
+CHAPTER   ?=
+
+READY := .venv/ready
+BIN   := .venv/bin
+
+.PHONY: help lab test check run
+
+help:
+	@echo "make lab     open the course in JupyterLab (sets everything up the first time)"
+	@echo "make test    run every check of the course: library, notebooks, exercises, drift"
+	@echo "make check   only look whether generated files are up to date (seconds)"
+	@echo "make run     run the lessons without a browser, with a progress bar"
+	@echo
+	@echo "CHAPTER=6_bilinear_sampling narrows lab, test and run to one chapter or lesson."
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_EXTRA) -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+lab: $(READY)
+	$(BIN)/fourfold lab $(CHAPTER)
+
+# Without CHAPTER pytest takes its own list of places (pyproject.toml). One thread for each library:
+# threads of several libraries on few cores slow each other many times over.
+test: $(READY)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} MPLBACKEND=Agg $(BIN)/python -m pytest $(if $(CHAPTER),--chapter $(CHAPTER))
+
+check: $(READY)
+	$(BIN)/fourfold build --check
+
+run: $(READY)
+	$(BIN)/fourfold run $(CHAPTER)
