@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Windows: one fraction for a whole neighbourhood
 #
-# **After this lesson you can** read a square window of values around any point of a map, at every level of a pyramid, with a third of the memory reads that sampling each point would take.
+# **After this lesson you can** read a square window of values around any point of a map, at every level of a pyramid, with about a third of the memory reads that sampling each of its points takes.
 
 # %% [markdown]
 # ## Code
@@ -41,15 +41,16 @@ def read_patch(
     Convention: first patch axis y, second x; the centre of the top-left pixel at (0, 0).
     """
     B, C, H, W = maps.shape
-    x, y = (corner[:, :, None] + torch.arange(size, device=corner.device)[:, None]).unbind(-1)
+    step = torch.arange(size, device=corner.device)
+    x, y = (first[..., None] + step for first in corner.unbind(-1))
     # A row or a column outside the map makes the sum of the two negative, whatever the other is.
     row = torch.where((y >= 0) & (y < H), y * W, -H * W)
     column = torch.where((x >= 0) & (x < W), x, -H * W)
     index = (row[..., :, None] + column[..., None, :]).flatten(1)[:, None]
     outside = index < 0
-    pixels = maps.flatten(2).gather(2, index.clamp_(min=0).expand(B, C, -1))
-    # Filling, not multiplying by 0: a NaN at the border must not reach the points beyond it.
-    pixels = pixels.masked_fill_(outside, 0)
+    pixels = maps.flatten(2).gather(2, index.clamp_(min=0).expand(-1, C, -1))
+    # A choice, not a product with 0: a NaN at the border must not reach the points beyond it.
+    pixels = torch.where(outside, 0, pixels)
     return pixels.view(B, C, corner.shape[1], size, size).transpose(1, 2)
 
 
