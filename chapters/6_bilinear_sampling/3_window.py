@@ -54,6 +54,12 @@ def read_patch(
     return pixels.view(B, C, corner.shape[1], size, size).transpose(1, 2)
 
 
+# %% tags=["check"]
+nine = torch.arange(9.0).view(1, 1, 3, 3)
+patch = read_patch(nine, torch.tensor([[[1, -1]]]), 3)
+assert patch.tolist() == [[[[[0, 0, 0], [1, 2, 0], [4, 5, 0]]]]], "outside the map a patch is 0"
+
+
 # %% tags=["promote", "exercise"]
 def blend_patch(
     patch: Float[Tensor, "*#N P P"], fraction: Float[Tensor, "*#N 2"]
@@ -69,6 +75,12 @@ def blend_patch(
     dx, dy = fraction[..., None, None, :].unbind(-1)
     rows = torch.lerp(patch[..., :-1, :], patch[..., 1:, :], dy)
     return torch.lerp(rows[..., :-1], rows[..., 1:], dx)
+
+
+# %% tags=["check"]
+four = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
+middle = blend_patch(four, torch.tensor([0.5, 0.5]))
+assert middle.tolist() == [[25.0]], "half way between 10, 20, 30 and 40 lies 25"
 
 
 # %% tags=["promote"]
@@ -153,3 +165,10 @@ def sample_pyramid(
     Source: Teed and Deng 2020, RAFT (2003.12039), section 3.2.
     """
     return [sample_window(level, centres / 2**k, radius) for k, level in enumerate(levels)]
+
+
+# %% tags=["check"]
+levels = [torch.rand(1, 8, 8), torch.rand(1, 4, 4)]
+coarse = sample_pyramid(levels, torch.tensor([[3.0, 5.0]]), 1)[1]
+expected = sample_window(levels[1], torch.tensor([[1.5, 2.5]]), 1)
+assert torch.equal(coarse, expected), "level 1 is read at half the coordinates"
