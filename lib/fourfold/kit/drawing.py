@@ -34,9 +34,9 @@ __all__ = [
 COLOURS = {
     "first": "#1f4e8c",
     "second": "#e08a1e",
-    "flow": "#0b6e4f",
+    "flow": "#7b3fb5",
     "query": "#d81e5b",
-    "good": "#1b7f5c",
+    "good": "#0f6b4a",
     "bad": "#e4572e",
     "muted": "#9a9a9a",
     "n00": "#23305e",
@@ -216,9 +216,9 @@ def flow_wheel(size: int = 121) -> UInt8[Tensor, "1 3 S S"]:
     """
     if size < 3:
         raise ValueError(f"size is {size}; expected 3 pixels or more")
-    line = torch.linspace(-1, 1, size)
+    line = (2 * torch.arange(size) - (size - 1)) / (size - 1)
     v, u = torch.meshgrid(line, line, indexing="ij")
-    wheel = flow_to_image(torch.stack([u, v])[None], max_norm=1)
+    wheel = flow_to_image(torch.stack([u, v])[None], max_norm=1.0)
     wheel[:, :, u**2 + v**2 > 1] = 255
     return wheel
 

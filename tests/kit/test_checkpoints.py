@@ -1,0 +1,182 @@
+import json
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fourfold.kit import checkpoints
+from fourfold.kit.checkpoints import (
+    ModelCard,
+    file_sha256,
+    load_checkpoint,
+    load_tensors,
+    read_card,
+    save_checkpoint,
+    save_tensors,
+    write_atomically,
+)
+
+CARD = ModelCard(
+    command="fourfold train 4_raft --steps 10",
+    seed=3,
+    hardware="2 CPU cores",
+    hours=0.25,
+    data="motorcycle, left half",
+    metrics={"EPE (px)": 1.5},
+)
+
+
+def _model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def _same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
+
+
+def test_a_checkpoint_comes_back_with_its_card(tmp_path):
+    path = tmp_path / "small.safetensors"
+    model, other = _model(0), _model(1)
+    digest = save_checkpoint(path, model, CARD)
+    assert digest == file_sha256(path)
+    load_checkpoint(path, other)
+    assert _same(model.state_dict(), other.state_dict())
+    assert read_card(path) == CARD
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["sha256"] == digest and about["bytes"] == path.stat().st_size
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", "small.safetensors"]
+
+
+def test_float16_halves_the_file_and_comes_back_in_the_model_s_dtype(tmp_path):
+    model = nn.Linear(100, 100)
+    save_checkpoint(tmp_path / "full.safetensors", model, CARD)
+    save_checkpoint(tmp_path / "half.safetensors", model, CARD, float16=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.51 * sizes[0]
+    other = nn.Linear(100, 100)
+    load_checkpoint(tmp_path / "half.safetensors", other)
+    assert other.weight.dtype == torch.float32
+    # float16 keeps 11 bits; weights of a Linear(100, ·) are at most 0.1.
+    assert torch.allclose(other.weight, model.weight, rtol=2**-11, atol=1e-7)
+    assert not torch.equal(other.weight, model.weight)
+
+
+def test_float16_leaves_whole_numbers_alone(tmp_path):
+    model = _model()
+    model[1].num_batches_tracked.fill_(70_000)
+    save_checkpoint(tmp_path / "half.safetensors", model, CARD, float16=True)
+    assert load_tensors(tmp_path / "half.safetensors")["1.num_batches_tracked"] == 70_000
+
+
+def test_a_value_too_large_for_float16_is_named(tmp_path):
+    model = _model()
+    with torch.no_grad():
+        model[2].bias[1] = -70_000.0
+    with pytest.raises(ValueError, match=r"2\.bias has a value of 70000; expected at most 65504"):
+        save_checkpoint(tmp_path / "half.safetensors", model, CARD, float16=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tied_weights_come_back(tmp_path):
+    first = nn.Linear(2, 2)
+    save_checkpoint(tmp_path / "tied.safetensors", nn.Sequential(first, first), CARD)
+    other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    load_checkpoint(tmp_path / "tied.safetensors", other)
+    assert torch.equal(other[0].weight, first.weight)
+    assert torch.equal(other[1].weight, first.weight)
+
+
+def test_every_key_that_does_not_fit_is_named_and_the_model_stays(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, _model(), CARD)
+    other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(4), nn.Identity(), nn.Linear(2, 2))
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(ValueError) as caught:
+        load_checkpoint(path, other)
+    message = str(caught.value)
+    for part in (
+        "missing 3.weight, missing 3.bias",
+        "unexpected 2.weight, unexpected 2.bias",
+        "0.weight has shape (4, 3, 3, 3); expected (5, 3, 3, 3)",
+        "0.bias has shape (4,); expected (5,)",
+    ):
+        assert part in message
+    assert _same(before, other.state_dict())
+
+
+def test_another_hash_is_refused(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, _model(), CARD)
+    with pytest.raises(ValueError, match="expected 00ff"):
+        load_checkpoint(path, _model(), sha256="00ff")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"small\.safetensors has sha256 .*; expected"):
+        load_checkpoint(path, _model())
+
+
+def test_a_damaged_file_is_no_checkpoint(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_tensors(path, {"x": torch.ones(3)})
+    whole = path.read_bytes()
+    for data in (b"", whole[:-1], struct.pack("<Q", 2**40) + whole[8:]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"small\.safetensors is not a whole safetensors"):
+            load_tensors(path)
+
+
+def test_a_file_over_the_limit_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"would have 4\.0 MB; expected at most .*, 3\.5"):
+        save_checkpoint(
+            tmp_path / "large.safetensors", nn.Linear(1000, 1000), CARD, max_megabytes=3.5
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_paths_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a name that ends in \.safetensors"):
+        save_checkpoint(tmp_path / "weights.pt", _model(), CARD)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        load_checkpoint(tmp_path / "none.safetensors", _model())
+    with pytest.raises(FileNotFoundError, match="there is no model card"):
+        read_card(tmp_path / "none.safetensors")
+
+
+def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "notes.txt"
+    write_atomically(path, "old")
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+_DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).filter(lambda key: key != "__metadata__"),
+        st.tuples(st.sampled_from(_DTYPES), st.lists(st.integers(0, 4), max_size=3)),
+        max_size=4,
+    )
+)
+def test_any_tensors_come_back(tmp_path_factory, kinds):
+    path = tmp_path_factory.mktemp("tensors") / "any.safetensors"
+    tensors = {key: (torch.randn(shape) * 3).to(dtype) for key, (dtype, shape) in kinds.items()}
+    save_tensors(path, tensors)
+    back = load_tensors(path)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+    assert all(back[key].dtype == tensors[key].dtype for key in tensors)
