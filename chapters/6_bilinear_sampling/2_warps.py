@@ -40,16 +40,18 @@
 # %%
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
-from fourfold.bilinear_sampling import warps
-from fourfold.bilinear_sampling.sampling import sample
-from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, image_grid, show, to_picture
-from fourfold.kit.images import area_average, credit, photograph, stereo_pair
-from fourfold.kit.notebook import shows_error
 from jaxtyping import Bool, Float
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
+
+from fourfold.bilinear_sampling import warps
+from fourfold.bilinear_sampling.sampling import sample
+from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, image_grid, show, to_picture
+from fourfold.kit.images import credit, photograph, stereo_pair
+from fourfold.kit.notebook import shows_error
 
 
 # %%
@@ -62,7 +64,7 @@ def draw_mesh(axes, positions, step=12):
 def follow(figure, stops):
     for axes, point in stops:
         axes.plot(*point, "o", color=COLOURS["query"], markersize=6, zorder=5)
-    for (a, tail), (b, head) in zip(stops, stops[1:], strict=False):
+    for (a, tail), (b, head) in pairwise(stops):
         arrow = ConnectionPatch(tail, head, "data", "data", axesA=a, axesB=b, arrowstyle="->")
         arrow.set(color=COLOURS["query"])
         figure.add_artist(arrow)
@@ -71,7 +73,7 @@ def follow(figure, stops):
 # %% tags=["figure"]
 def draw_pipeline(image, q, grids, chosen):
     bare = {"frame_on": False, "xticks": [], "yticks": []}
-    figure, axes = canvas(3, 3, height=6.6, subplot_kw=bare)
+    figure, axes = canvas(3, 3, height=6.2, subplot_kw=bare)
     start, (x, y) = axes[1, 0], chosen
     draw_mesh(start, q)
     start.set(aspect="equal", title=f"pixel q\n{tuple(q.shape)}")
@@ -118,9 +120,8 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # $$ J(q) = I\big(p(q)\big) \qquad \text{for every output pixel } q = (x, y). \tag{1} $$
 #
 # The position $p(q)$ seldom falls on a pixel centre, so $I(p)$ is the bilinear reading of lesson 1.
-# The rules differ in how many things they can do. An **affine** map (仿射变换) is a matrix that acts
-# on the pixel with a 1 written below it. It turns, zooms, shears and shifts, and keeps parallel
-# lines parallel:
+# The rules differ in what they can do. An **affine** map (仿射变换) is a matrix that acts on the pixel
+# with a 1 written below it. It turns, zooms, shears and shifts, and keeps parallel lines parallel:
 #
 # $$ \begin{pmatrix} p \\ 1 \end{pmatrix} = M \begin{pmatrix} x \\ y \\ 1 \end{pmatrix},
 # \qquad M = \begin{pmatrix} m_{11} & m_{12} & m_{13} \\ m_{21} & m_{22} & m_{23} \\ 0 & 0 & 1
@@ -155,7 +156,7 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # | $I$ | the image we have | (B, C, h, w), any unit | `image` | input I |
 # | $J$ | the image we want | (B, C, H, W), unit of the input | `warp` | output J |
 # | $q$ | a pixel of the output | (H, W, 2), (x, y) in pixels | `pixel_grid` | pixel q |
-# | $p$ | the position it reads in the input | (B, H, W, 2), (x, y) in pixels | `grid` | position p |
+# | $p$ | the position it reads at | (B, H, W, 2), (x, y) in pixels | `grid` | position p |
 # | $M$ | the matrix from output to input | (B, 3, 3) | `matrix` | matrix M |
 # | $w$ | what a homography divides by | (B, H, W), a ratio of distances | `w` | divide by w |
 # | $f$ | the arrow of each output pixel | (B, 2, H, W), (u, v) in pixels | `flow` | flow f |
@@ -165,6 +166,11 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # > output pixel to input position. A matrix that moves points to the right therefore moves the
 # > picture to the left, and one that turns points clockwise turns the picture counter-clockwise.
 # > Positions are (x, y), x to the right, y down, with the centre of the top-left pixel at (0, 0).
+# >
+# > **Where the code leaves the paper.** Spatial Transformer Networks (Jaderberg et al. 2015, equation
+# > 1) writes its affine map in coordinates that run from −1 to 1 across each image, and so does
+# > `torch.nn.functional.affine_grid`. There a turn on an image that is not square also shears. Here
+# > both sides are pixels, and a turn is a turn.
 
 # %% [markdown]
 # ## Code
@@ -191,6 +197,7 @@ pixel_grid_loop(2, 3)
 # it, and they keep positions out of half precision, which cannot tell neighbouring pixels of a
 # large image apart.
 
+
 # %% tags=["promote"]
 def _check_size(H: int, W: int, names: str = "HW") -> None:
     for name, size in zip(names, (H, W), strict=True):
@@ -201,9 +208,9 @@ def _check_size(H: int, W: int, names: str = "HW") -> None:
 def _coordinates(name: str, values: Tensor) -> Tensor:
     if not values.is_floating_point():
         raise TypeError(
-            f"{name} holds {values.dtype}; expected floating point, as in {name}.float()"
+            f"{name} has dtype {values.dtype}; expected floating point (call .float() on it)"
         )
-    # Between 512 and 1024 px half precision moves in steps of half a pixel, bfloat16 of four.
+    # From 512 to 1024 px a float16 moves in steps of half a pixel, a bfloat16 in steps of four.
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
@@ -213,7 +220,7 @@ def _grid(grid: Tensor) -> Tensor:
     return _coordinates("grid", grid)
 
 
-# A position outside any image, small enough for half precision.
+# Outside any image, and near enough for float32 to stay exact.
 _OUTSIDE = -1e4
 
 
@@ -223,6 +230,7 @@ def _matrices(matrix: Tensor) -> Tensor:
     matrix = _coordinates("matrix", matrix)
     return matrix if matrix.dim() == 3 else matrix[None]
 
+
 # %% tags=["promote"]
 def pixel_grid(
     H: int,
@@ -231,17 +239,21 @@ def pixel_grid(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "H W 2"]:
-    """The position of every pixel of an H × W image: entry [y, x] holds (x, y), in pixels.
+    """Give the position of every pixel of an H × W image (q in the lesson's equations).
+
+    H, W     height and width in pixels
+    returns  (H, W, 2) in pixels: entry [y, x] holds (x, y)
 
     Raises ValueError for a size that is not a whole number of 1 or more.
 
-    Convention: (x, y) order, x to the right, y down, centre of the top-left pixel at (0, 0).
+    Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
     """
     _check_size(H, W)
     dtype = dtype or torch.get_default_dtype()
     x = torch.arange(W, device=device, dtype=dtype)
     y = torch.arange(H, device=device, dtype=dtype)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
 
 # %% tags=["check"]
 assert torch.equal(pixel_grid(4, 6), pixel_grid_loop(4, 6)), "pixel_grid should equal the loop"
@@ -268,19 +280,23 @@ def warp_loop(image, grid, padding="zeros"):
 # `sample` takes any number of points at once, so the warp is one call. The rest is courtesy: one
 # image may be read through many grids, and one grid may serve many images.
 
+
 # %% tags=["promote"]
 def warp(
     image: Float[Tensor, "Bi C h w"], grid: Float[Tensor, "Bg H W 2"], *, padding: str = "zeros"
 ) -> Float[Tensor, "B C H W"]:
-    """Make an image by reading another one: output pixel [y, x] is the image read at grid[y, x].
+    """Make an image by reading another one at a grid of positions (equation 1 of the lesson).
 
-    Equation 1 of the lesson. The output has the size of the grid and the dtype of the image; a
-    batch of one, image or grid, serves the whole batch of the other. `padding` is what `sample`
-    reads outside the image: "zeros", "border" or "reflection". Raises ValueError for a grid of
-    another shape or batch, TypeError for a grid of whole numbers, and what `sample` raises.
+    image    (B, C, h, w) the image to read
+    grid     (B, H, W, 2) where each output pixel reads, as (x, y) in pixels of image
+    padding  what lies outside, as in `sample`: "zeros", "border" or "reflection"
+    returns  (B, C, H, W) in the units and the dtype of image; gradients flow to both
 
-    Convention: grid holds (x, y) in pixels of the input image, x to the right, y down, centre of
-    the top-left pixel at (0, 0); it maps backward, from output pixel to input position.
+    A batch of one, of either, serves the whole batch of the other. Raises TypeError for an image
+    or a grid of whole numbers, ValueError for shapes, batches or a padding that do not fit.
+
+    Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
+    the grid maps backward, from output pixel to input position.
     """
     if image.dim() != 4:
         raise ValueError(f"image has shape {tuple(image.shape)}; expected (B, C, h, w)")
@@ -290,6 +306,7 @@ def warp(
         raise ValueError(f"grid has a batch of {grids}; expected 1 or the image's {images}")
     B = grids if images == 1 else images
     return sample(image.expand(B, -1, -1, -1), grid.expand(B, -1, -1, -1), padding=padding)
+
 
 # %% tags=["check"]
 random = torch.Generator().manual_seed(0)
@@ -331,7 +348,8 @@ pushed, hits = forward_warp(cat, forward_map)
 pulled = warp(cat, warps.affine_grid(torch.linalg.inv(forward_map), h, w))
 
 # %% [markdown]
-# The backward warp of the same motion reads through the *inverse* of the forward map. A pixel is a
+# The backward warp of the same motion reads through the *inverse* of the forward map,
+# `torch.linalg.inv`. A pixel is a
 # hole if nothing landed on it although its position lies in the photograph.
 
 # %%
@@ -382,22 +400,30 @@ affine_grid_loop(shear, 2, 2)
 # The fast version writes out both rows of equation 2 for all pixels together: two products and two
 # sums per coordinate.
 
+
 # %% tags=["promote", "exercise"]
 def affine_grid(matrix: Float[Tensor, "*B 3 3"], H: int, W: int) -> Float[Tensor, "B H W 2"]:
-    """Send every pixel of an H × W output through an affine matrix: p = M q.
+    """Send every pixel of an H × W output through an affine matrix (equation 2 of the lesson).
 
-    Equation 2 of the lesson. One matrix (3, 3) gives a batch of one. Raises ValueError for a
-    matrix of another shape or whose last row is not (0, 0, 1), and for a size below 1; TypeError
-    for a matrix of whole numbers.
+    matrix   (3, 3) or (B, 3, 3), last row (0, 0, 1); one matrix is a batch of one
+    H, W     height and width of the output, in pixels
+    returns  (B, H, W, 2) input positions, in pixels
 
-    Convention: matrix maps output pixel to input position, both (x, y, 1) in pixels, x to the
-    right, y down, centre of the top-left pixel at (0, 0).
+    Raises TypeError for a matrix of whole numbers, ValueError for another shape or last row and
+    for a size below 1.
+
+    Convention: matrix maps output pixel to input position, both (x, y, 1), x to the right, y down,
+    the centre of the top-left pixel at (0, 0).
     """
     m = _matrices(matrix)[..., None, None]
     if (m[:, 2].flatten(1) != m.new_tensor([0, 0, 1])).any():
-        raise ValueError("matrix has a last row other than (0, 0, 1); expected an affine map")
+        raise ValueError(
+            "matrix has a last row other than (0, 0, 1); expected an affine map (for perspective, "
+            "call homography_grid)"
+        )
     x, y = pixel_grid(H, W, device=m.device, dtype=m.dtype).unbind(-1)
     return torch.stack([m[:, r, 0] * x + m[:, r, 1] * y + m[:, r, 2] for r in (0, 1)], dim=-1)
+
 
 # %% tags=["check"]
 positions = affine_grid(shear, 5, 7)
@@ -407,16 +433,27 @@ torch.testing.assert_close(
     positions, affine_grid_loop(shear, 5, 7), rtol=0, atol=1e-5,
     msg="affine_grid should equal the loop",
 )  # fmt: skip
-assert torch.equal(
-    affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)
-), "the identity matrix should give the pixel grid"
+assert torch.equal(affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)), (
+    "the identity matrix should give the pixel grid"
+)
 
 # %% [markdown]
 # Nobody wants to type six numbers. Three constructors make the usual matrices, and the product `@`
-# chains them: in `A @ B` the pixel goes through `B` first. A map $q \mapsto A(q - c) + c$ about a
-# centre $c$ has the last column $c - A c$.
+# chains them: in `A @ B` the pixel goes through `B` first. To turn or scale about a centre $c$, move
+# it to the origin, apply the 2 × 2 matrix $L$, and move it back: $q \mapsto L(q - c) + c$, so the
+# last column of $M$ is $c - L c$, plus a shift if there is one.
+
 
 # %% tags=["promote"]
+def _about(linear, centre, shift, device, dtype) -> Tensor:
+    """Give the matrix of p = linear (q − centre) + centre + shift."""
+    (a, b), (c, d) = linear
+    x, y = centre
+    dx, dy = shift
+    rows = [[a, b, x - (a * x + b * y) + dx], [c, d, y - (c * x + d * y) + dy], [0.0, 0.0, 1.0]]
+    return torch.tensor(rows, device=device, dtype=dtype or torch.get_default_dtype())
+
+
 def translation(
     dx: float,
     dy: float,
@@ -424,13 +461,20 @@ def translation(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "3 3"]:
-    """The matrix that moves a point by (dx, dy) pixels.
+    """Give the (3, 3) matrix that moves a point by (dx, dy) pixels.
+
+    A picture that is read through it moves the other way, by (−dx, −dy).
 
     Convention: acts on (x, y, 1), x to the right, y down.
     """
     return _about([[1.0, 0.0], [0.0, 1.0]], (0.0, 0.0), (dx, dy), device, dtype)
 
 
+# %% [markdown]
+# With y pointing down, the textbook rotation matrix turns *clockwise* as seen on the screen.
+
+
+# %% tags=["promote"]
 def rotation(
     degrees: float,
     centre: tuple[float, float] = (0.0, 0.0),
@@ -438,11 +482,13 @@ def rotation(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "3 3"]:
-    """The matrix that turns a point about a centre, clockwise as seen on the screen.
+    """Give the (3, 3) matrix that turns a point about a centre, clockwise as seen on a screen.
 
-    Quarter turns are exact. A picture read through it turns the other way, counter-clockwise.
+    A picture that is read through it turns the other way, counter-clockwise. Quarter turns are
+    exact.
 
-    Convention: acts on (x, y, 1), x to the right, y down; centre (x, y) in pixels.
+    Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
+    the top-left pixel at (0, 0).
     """
     quarters, rest = divmod(degrees, 90)
     cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
@@ -458,23 +504,16 @@ def scaling(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "3 3"]:
-    """The matrix that multiplies a point's distance from a centre by a factor, or by (fx, fy).
+    """Give the (3, 3) matrix that multiplies distances from a centre by factor, or by (fx, fy).
 
-    A picture read through it shrinks by that factor: to zoom in twice, read through 1/2.
+    A picture that is read through it shrinks by that factor: to zoom in twice, read through 1/2.
 
-    Convention: acts on (x, y, 1), x to the right, y down; centre (x, y) in pixels.
+    Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
+    the top-left pixel at (0, 0).
     """
     fx, fy = factor if isinstance(factor, tuple) else (factor, factor)
     return _about([[fx, 0.0], [0.0, fy]], centre, (0.0, 0.0), device, dtype)
 
-
-def _about(linear, centre, shift, device, dtype) -> Tensor:
-    """The 3 × 3 matrix of p = linear (q − centre) + centre + shift."""
-    (a, b), (c, d) = linear
-    x, y = centre
-    dx, dy = shift
-    rows = [[a, b, x - (a * x + b * y) + dx], [c, d, y - (c * x + d * y) + dy], [0.0, 0.0, 1.0]]
-    return torch.tensor(rows, device=device, dtype=dtype or torch.get_default_dtype())
 
 # %% [markdown]
 # A quarter turn is a test of every sign and of the centre at once: it must put each pixel on
@@ -492,8 +531,8 @@ assert (scaling(2, (3, 3)) @ torch.tensor([3.0, 3, 1])).tolist() == [3, 3, 1], "
 # ### Homographies: equation 3
 #
 # Three rows instead of two, then a division. Where $w$ is zero the pixel looks along the plane, at
-# its **horizon** (地平线); where $w$ is negative it looks away from the plane, and the division would
-# show a mirrored copy of what lies behind the camera. The loop sends both outside the image.
+# its **horizon** (地平线); where $w$ is negative it looks away from the plane, and dividing would show
+# a mirrored copy of what lies behind the camera. The loop sends both outside the image.
 
 
 # %%
@@ -509,14 +548,17 @@ def homography_grid_loop(matrix, H, W):
 
 # %% tags=["promote", "exercise"]
 def homography_grid(matrix: Float[Tensor, "*B 3 3"], H: int, W: int) -> Float[Tensor, "B H W 2"]:
-    """Send every pixel of an H × W output through a homography: (X, Y, w) = M q, p = (X, Y) / w.
+    """Send every pixel of an H × W output through a homography (equation 3 of the lesson).
 
-    Equation 3 of the lesson. A pixel at or behind the horizon, w ≤ 0, sees no point of the plane
-    and gets the position (−10⁴, −10⁴), outside any image. Raises ValueError for a matrix of
-    another shape and a size below 1, TypeError for a matrix of whole numbers.
+    matrix   (3, 3) or (B, 3, 3); one matrix is a batch of one
+    H, W     height and width of the output, in pixels
+    returns  (B, H, W, 2) input positions, in pixels, always finite for a finite matrix
 
-    Convention: matrix maps output pixel to input position, both in pixels, x to the right, y down,
-    centre of the top-left pixel at (0, 0); its sign is such that w > 0 where the plane is seen.
+    At and behind the horizon, w ≤ 0, the position is (−10⁴, −10⁴), outside any image. Raises
+    TypeError for a matrix of whole numbers, ValueError for another shape and for a size below 1.
+
+    Convention: matrix maps output pixel to input position, x to the right, y down, the centre of
+    the top-left pixel at (0, 0); its sign is such that w > 0 where the plane is seen.
     """
     m = _matrices(matrix)[..., None, None]
     x, y = pixel_grid(H, W, device=m.device, dtype=m.dtype).unbind(-1)
@@ -526,6 +568,7 @@ def homography_grid(matrix: Float[Tensor, "*B 3 3"], H: int, W: int) -> Float[Te
     # Where nothing is seen, dividing by 1 keeps infinities out of the gradient too.
     p = torch.stack([X, Y], dim=-1) / torch.where(seen, w, 1)[..., None]
     return torch.where(seen[..., None], p, _OUTSIDE)
+
 
 # %% tags=["check"]
 floor = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0.25, -0.6]])
@@ -543,12 +586,13 @@ torch.testing.assert_close(homography_grid(shear, 5, 7), affine_grid(shear, 5, 7
 #
 # Four pairs give eight equations in eight unknowns. Two helpers come first. Coordinates of several
 # hundred pixels next to ones make a badly conditioned system, so the points are moved and scaled
-# into $[-1, 1]$ and the answer is scaled back. And three points on a line, or partners that go round
-# in another order, have no view that produces them: better to say so than to solve.
+# into $[-1, 1]$ and the answer is scaled back. And three points on a line, or partners that go
+# round in another order, have no view that produces them: better to say so than to solve.
+
 
 # %% tags=["promote"]
 def _normalised(name: str, points: Tensor | Sequence) -> tuple[Tensor, Tensor]:
-    """Four points moved and scaled into [−1, 1], and the matrix that does it."""
+    """Move and scale four points into [−1, 1]; give them and the matrix that does it."""
     points = torch.as_tensor(points, dtype=torch.float64, device="cpu")
     if points.shape != (4, 2) or not points.isfinite().all():
         raise ValueError(f"{name} is {points.tolist()}; expected four finite (x, y) positions")
@@ -560,7 +604,7 @@ def _normalised(name: str, points: Tensor | Sequence) -> tuple[Tensor, Tensor]:
 
 
 def _triangles(points: Float[Tensor, "4 2"]) -> Float[Tensor, "4"]:
-    """Twice the signed areas of the four triangles that leave one of four points out."""
+    """Give twice the signed areas of the four triangles that leave one of four points out."""
     a, b, c = points[[1, 0, 0, 0]], points[[2, 2, 1, 1]], points[[3, 3, 3, 2]]
     (x1, y1), (x2, y2) = (b - a).T, (c - a).T
     return x1 * y2 - x2 * y1
@@ -576,6 +620,7 @@ def _check_order(p: Float[Tensor, "4 2"], q: Float[Tensor, "4 2"]) -> None:
             "expected partners in the order that a view of one plane from another gives"
         )
 
+
 # %% tags=["promote", "exercise"]
 def homography_from_points(
     from_points: Float[Tensor, "4 2"] | Sequence[tuple[float, float]],
@@ -584,14 +629,18 @@ def homography_from_points(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "3 3"]:
-    """The homography that sends each of four points to its partner.
+    """Find the homography that sends each of four points to its partner (equation 4).
 
-    Equation 4 of the lesson (Hartley and Zisserman, Multiple View Geometry, section 4.1), solved
-    in float64 on points moved and scaled to [−1, 1] (section 4.4). Its scale makes w = 1 at the
-    mean of from_points. Raises ValueError for other than four points, for three points on a line,
-    and for partners in another order round, which no view of a plane can produce.
+    from_points, to_points  four (x, y) positions each, in pixels
+    returns                 (3, 3), scaled so that w = 1 at the mean of from_points
 
-    Convention: points are (x, y) in pixels, x to the right, y down.
+    The system is solved in float64 on points moved and scaled into [−1, 1]. Raises ValueError for
+    other than four finite points, for three points on a line, and for partners in another order
+    round, which no view of a plane produces.
+
+    Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
+    For a warp, from_points lie in the output and to_points in the input.
+    Source: Hartley and Zisserman 2004, Multiple View Geometry, sections 4.1 and 4.4.
     """
     (p, P), (q, Q) = _normalised("from_points", from_points), _normalised("to_points", to_points)
     _check_order(p, q)
@@ -601,6 +650,7 @@ def homography_from_points(
     m = torch.linalg.solve(torch.cat([u_rows, v_rows]), torch.cat([u, v]))
     matrix = torch.linalg.inv(Q) @ torch.cat([m, one[:1]]).reshape(3, 3) @ P
     return matrix.to(device=device, dtype=dtype or torch.get_default_dtype())
+
 
 # %% tags=["check"]
 frame = [(0, 0), (299, 0), (299, 199), (0, 199)]
@@ -620,20 +670,24 @@ assert (XYw[:, 2] > 0).all(), "w should be positive at the four points"
 # The flow stores its two components as channels, like an image: `flow[:, 0]` is $u$, to the right,
 # and `flow[:, 1]` is $v$, down. A grid keeps $(x, y)$ in its last axis, so the axes move.
 
+
 # %% tags=["promote", "exercise"]
 def flow_grid(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W 2"]:
-    """Add a flow to the position of every pixel: p = q + f(q).
+    """Add a flow to the position of every pixel (equation 5 of the lesson).
 
-    Equation 5 of the lesson. Raises ValueError for a flow of another shape, TypeError for a flow
-    of whole numbers. A flow in half precision gives a grid in float32.
+    flow     (B, 2, H, W) as (u, v) in pixels, one arrow for each output pixel
+    returns  (B, H, W, 2) input positions, in pixels; float32 for a flow in half precision
 
-    Convention: flow holds (u, v) in pixels, u to the right, v down, on the pixels of the output;
-    its end point is the position read in the input.
+    Raises TypeError for a flow of whole numbers, ValueError for another shape.
+
+    Convention: u to the right, v down, from the output pixel to the input position; (x, y) order,
+    the centre of the top-left pixel at (0, 0).
     """
     if flow.dim() != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow has shape {tuple(flow.shape)}; expected (B, 2, H, W)")
     f = _coordinates("flow", flow).permute(0, 2, 3, 1)
     return pixel_grid(*f.shape[1:3], device=f.device, dtype=f.dtype) + f
+
 
 # %% tags=["check"]
 assert torch.equal(flow_grid(torch.zeros(2, 2, 3, 4))[1], pixel_grid(3, 4)), "no flow, no motion"
@@ -644,19 +698,24 @@ assert flow_grid(right)[0, 2, 1].tolist() == [11, 2], "u should be added to x an
 # %% [markdown]
 # Last, a question that every user of a warp asks: which output pixels read inside the image?
 
+
 # %% tags=["promote"]
 def inside(grid: Float[Tensor, "B H W 2"], h: int, w: int) -> Bool[Tensor, "B H W"]:
-    """Whether each position lies among the pixel centres of an h × w image, border included.
+    """Tell which positions lie among the pixel centres of an h × w image, border included.
 
-    Raises ValueError for a grid of another shape and a size below 1. False for NaN.
+    grid     (B, H, W, 2) positions as (x, y), in pixels
+    h, w     height and width of the image, in pixels
+    returns  (B, H, W) bool; False for NaN
 
-    Convention: grid holds (x, y) in pixels, x to the right, y down, centre of the top-left pixel
-    at (0, 0).
+    Raises TypeError for a grid of whole numbers, ValueError for another shape and a size below 1.
+
+    Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
     """
     grid = _grid(grid)
     _check_size(h, w, names="hw")
     x, y = grid.unbind(-1)
     return (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+
 
 # %% tags=["check"]
 ten_to_the_right = pixel_grid(3, 4)[None] + torch.tensor([10.0, 0])
@@ -685,7 +744,7 @@ tuple(moved.shape)
 
 # %%
 show(
-    image_grid(moved, list(moves), columns=2),
+    image_grid(moved, list(moves), columns=2, width=5.6),
     alt="A cup of coffee four times: as photographed, twice as large, turned counter-clockwise, "
     "and shifted to the right with a black margin on the left.",
     photo=True,
@@ -721,7 +780,7 @@ floor_matrix = torch.tensor([
     [0, 1, -horizon],
 ])  # fmt: skip
 floor_grid = homography_grid(floor_matrix, H, W)
-below = floor_grid[..., 0] > -1e4
+below = floor_grid[..., 1] > -1e4
 sky = torch.linspace(110, 330, H).view(1, 1, H, 1).expand(1, 3, H, W)
 scene = torch.where(below[:, None], warp(bricks, floor_grid, padding="reflection"), sky)
 
@@ -730,7 +789,7 @@ scene = torch.where(below[:, None], warp(bricks, floor_grid, padding="reflection
 # the quadrilateral the poster covers the scene.
 
 # %%
-on_screen = [(215, 15), (375, 40), (365, 165), (225, 130)]
+on_screen = [(205, 8), (375, 52), (370, 128), (215, 168)]
 ph, pw = poster.shape[-2:]
 in_poster = [(0, 0), (pw - 1, 0), (pw - 1, ph - 1), (0, ph - 1)]
 poster_grid = homography_grid(homography_from_points(on_screen, in_poster), H, W)
@@ -767,9 +826,9 @@ show(
 )
 
 # %% [markdown]
-# The bricks shrink towards the horizon, and the poster's far edge comes back softer than its near
-# edge: it covered fewer pixels on the screen, and what was not recorded cannot be read back. Look
-# at the bricks near the horizon too; "What breaks" returns to them.
+# The poster is rectangular again. Its far side covered fewer pixels of the screen than its near
+# side, and what was not recorded cannot be read back: compare the two ends. Look at the bricks near
+# the horizon too; "What breaks" returns to them.
 
 # %% [markdown]
 # ### Texture mapping: a photograph on a sphere
@@ -883,26 +942,28 @@ show(
     image_grid(
         [cat, swirled, arrows, arrows_back, minus, left_over[0], undone, left_over[1]],
         ["photograph", "warped by f", "f as colours", "its inverse g", "back by −f",
-         f"off by {remains['−f']:.1f} / 255", "back by g", f"off by {remains['inverse']:.1f} / 255"],
+         f"off by {remains['−f']:.1f} / 255", "back by g",
+         f"off by {remains['inverse']:.1f} / 255"],
         columns=4,
     ),
-    alt="A cat's face, the same face twisted by a swirl, the flow and its inverse in colours. Below, "
-    "the face untwisted with minus the flow and a dark drawing of the errors around the eyes, and "
-    "untwisted with the inverse with nearly no errors.",
+    alt="A cat's face, the same face twisted by a swirl, the flow and its inverse in colours. "
+    "Below, the face untwisted with minus the flow, with a dark drawing of the errors around the "
+    "eyes, and untwisted with the inverse, with nearly no errors.",
     photo=True,
 )  # fmt: skip
 
 # %% [markdown]
-# What remains after the true inverse is a faint drawing of the edges: two readings between pixels
-# have blurred them a little. After $-f$ whole features are in the wrong place.
+# The white pictures draw the difference from the photograph, darker for more, four times enlarged.
+# After the inverse a faint outline of the fur remains: two readings between pixels have blurred it.
+# After $-f$ the eyes are in the wrong place.
 
 # %% [markdown]
 # ### Two photographs, one flow: aligning a stereo pair
 #
 # Two cameras side by side photograph a motorcycle. The Middlebury benchmark measured, for nearly
 # every pixel of the left image, its **disparity** (视差) $d$: the point at $(x, y)$ on the left is
-# at $(x - d, y)$ on the right. So the flow from left to right is $(-d, 0)$, and reading the right image
-# through it must rebuild the left one.
+# at $(x - d, y)$ on the right. So the flow from left to right is $(-d, 0)$, and reading the right
+# image through it must rebuild the left one.
 
 # %%
 pair = stereo_pair()
@@ -945,8 +1006,8 @@ assert abs(errors["flow (+d, 0)"] - 0.185) < 0.0005
 show(
     image_grid(
         [pair.left, rebuilt, mistaken],
-        ["left", f"right, read at −d: {errors['flow (−d, 0)']:.3f}",
-         f"right, read at +d: {errors['flow (+d, 0)']:.3f}"],
+        ["left", f"read at −d: {errors['flow (−d, 0)']:.3f}",
+         f"read at +d: {errors['flow (+d, 0)']:.3f}"],
     ),
     alt="The left photograph of a motorcycle; the right one warped onto it, nearly equal; and the "
     "right one warped with the wrong sign, a torn picture.",
@@ -969,7 +1030,8 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 # %% [markdown]
 # ## Exercises
 #
-# Blanks of this lesson, in the exercise edition; the check cell below each says whether it is right.
+# Blanks of this lesson, in the exercise edition; the check cell below each says whether it is
+# right.
 #
 # | blank | minutes | difficulty |
 # | --- | --- | --- |
@@ -979,8 +1041,8 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 # | `homography_from_points` | 15 | ●●● |
 #
 # <details><summary>Hint for `affine_grid`</summary>
-# Take x and y out of the pixel grid with `unbind(-1)`. Give the matrix two axes of size 1 at its end,
-# so that each of its entries multiplies a whole (H, W) array.
+# Take x and y out of the pixel grid with `unbind(-1)`. Give the matrix two axes of size 1 at its
+# end, so that each of its entries multiplies a whole (H, W) array.
 # </details>
 # <details><summary>Hint for `flow_grid`</summary>
 # `permute(0, 2, 3, 1)` moves the two channels to the end. The pixel grid has no batch axis, and
@@ -991,8 +1053,8 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 # </details>
 # <details><summary>Hint for `homography_from_points`</summary>
 # Equation 4 for all four pairs is an 8 × 8 system: `torch.linalg.solve`. If P scales the first
-# points, Q the second, and N solves the scaled problem, the answer goes through P, then N, then back
-# through Q.
+# points, Q the second, and N solves the scaled problem, the answer goes through P, then N, then
+# back through Q.
 # </details>
 
 # %% [markdown]
@@ -1003,9 +1065,9 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 # In A @ B, the pixel goes through B first.
 # </details>
 # <details><summary>Answer</summary>
-# They differ. Through A @ B, (0, 0) stays at (0, 0) under the turn and then moves to (40, 0). Through
-# B @ A it moves to (40, 0) first, and the turn, clockwise with y down, takes it to (0, 40). The cell
-# below says so.
+# They differ. Through A @ B, (0, 0) stays at (0, 0) under the turn and then moves to (40, 0).
+# Through B @ A it moves to (40, 0) first, and the turn, clockwise with y down, takes it to (0, 40).
+# The cell below says so.
 # </details>
 
 # %%
@@ -1020,12 +1082,12 @@ assert (A @ B @ origin)[:2].tolist() == [40, 0] and (B @ A @ origin)[:2].tolist(
 # Ask `inside` about the grid.
 # </details>
 # <details><summary>Answer</summary>
-# The texture covers only half of the ball, longitudes from −90° to 90°. After a turn of 120° most of
-# what we see lies beyond the texture's edge: with "zeros" it is black, with "reflection" it is the
-# texture mirrored. Those are the pixels for which `inside(grid, h, w)` is False.
+# The texture covers only half of the ball, longitudes from −90° to 90°. After a turn of 120° most
+# of what we see lies beyond the texture's edge: with "zeros" it is black, with "reflection" it is
+# the texture mirrored. Those are the pixels for which `inside(grid, h, w)` is False.
 # </details>
 #
-# **Find the bug.** A friend's `flow_grid` passes on every square image and fails on every other one:
+# **Find the bug.** A friend's `flow_grid` runs on every square image and fails on every other one:
 #
 # ```python
 # B, _, H, W = flow.shape
@@ -1036,11 +1098,11 @@ assert (A @ B @ origin)[:2].tolist() == [40, 0] and (B @ A @ origin)[:2].tolist(
 # Write the shape of each of the two terms next to it. Then ask what the grid holds at `[y, x]`.
 # </details>
 # <details><summary>Answer</summary>
-# `permute(0, 3, 2, 1)` gives (B, W, H, 2) and not (B, H, W, 2); `pixel_grid(W, H)` has shape (W, H, 2),
-# and transposing it gives (H, W, 2), so for H ≠ W the sum fails. On a square image it runs and is
-# wrong in two ways: the entry at `[y, x]` holds (y, x), and it adds the flow of pixel (y, x). It passes
-# only tests that check no more than the shape. The cure is the code of this lesson. Test on images
-# that are not square.
+# `permute(0, 3, 2, 1)` gives (B, W, H, 2) and not (B, H, W, 2); `pixel_grid(W, H)` has shape (W, H,
+# 2), and transposing it gives (H, W, 2), so for H ≠ W the sum fails. On a square image it runs and
+# is wrong in two ways: the entry at `[y, x]` holds (y, x), and it adds the flow of pixel (y, x). It
+# passes only tests that check no more than the shape. The cure is the code of this lesson. Test on
+# images that are not square.
 # </details>
 
 # %% [markdown]
@@ -1048,8 +1110,8 @@ assert (A @ B @ origin)[:2].tolist() == [40, 0] and (B @ A @ origin)[:2].tolist(
 #
 # ### Many small warps: the picture dissolves
 #
-# Each reading between pixels is an average of four values, and an average blurs. Turn a photograph 36
-# times by 10° and it is back where it was, minus everything fine. The measure is PSNR (peak
+# Each reading between pixels is an average of four values, and an average blurs. Turn a photograph
+# 36 times by 10° and it is back where it was, minus everything fine. The measure is PSNR (peak
 # signal-to-noise ratio, 峰值信噪比): ten times the decimal logarithm of 255² over the mean squared
 # difference, in decibels; more is better, and +10 dB is a ten times smaller squared difference.
 
@@ -1181,7 +1243,8 @@ folds_from = 150 / (2 * math.pi)
 slopes = {a: flow_grid(f)[0, 0, :, 0].diff() for a, f in ripples.items()}
 print(f"folds from A = {folds_from:.1f} px on")
 for amplitude, slope in slopes.items():
-    print(f"A = {amplitude} px: smallest slope {slope.min():.2f}, backward {(slope < 0).float().mean():.0%}")
+    backward = (slope < 0).float().mean()
+    print(f"A = {amplitude} px: smallest slope {slope.min():.2f}, {backward:.0%} runs backward")
 assert slopes[15].min() > 0 > slopes[45].min()
 
 
@@ -1191,12 +1254,14 @@ def draw_folding(ripples, image):
     for (amplitude, flow), axes, colour in zip(
         ripples.items(), pictures, ("good", "bad"), strict=True
     ):
-        curve.plot(flow_grid(flow)[0, 0, :, 0], color=COLOURS[colour], label=f"A = {amplitude} px")
+        line = "--" if amplitude == 15 else "-"
+        reads = flow_grid(flow)[0, 0, :, 0]
+        curve.plot(reads, line, color=COLOURS[colour], label=f"A = {amplitude} px")
         axes.imshow(to_picture(warp(image, flow_grid(flow), padding="border")))
         axes.set_title(f"A = {amplitude} px")
         axes.set_axis_off()
     curve.set(xlabel="output x (px)", ylabel="reads at x (px)")
-    curve.legend()
+    curve.legend(loc="lower right")
     return figure
 
 
@@ -1209,8 +1274,8 @@ show(
 )
 
 # %% [markdown]
-# Where the curve falls, the picture is mirrored, and parts of the cup appear three times. A folded
-# map has no inverse, and the repetition that undid the swirl has nothing to converge to.
+# Where the curve falls, the picture is mirrored, and parts of the saucer appear three times. A
+# folded map has no inverse, and the repetition that undid the swirl has nothing to converge to.
 
 # %%
 lost = {}
@@ -1224,10 +1289,10 @@ assert lost[15] < 0.1 and lost[45] > 5
 # %% [markdown]
 # ### Occlusion (遮挡): the colour is not there
 #
-# A true flow does not always lead to a true colour. Some pixels of the left photograph show what the
-# right camera cannot see, because something nearer stands in front. To find them, let every left
-# pixel land in the right image and keep the largest disparity, the nearest thing, at each place. A
-# pixel that lands behind something is occluded.
+# A true flow does not always lead to a true colour. Some pixels of the left photograph show what
+# the right camera cannot see, because something nearer stands in front. To find them, let every
+# left pixel land in the right image and keep the largest disparity, the nearest thing, at each
+# place. A pixel that lands behind something is occluded.
 
 
 # %%
@@ -1260,8 +1325,9 @@ show(
 
 # %% [markdown]
 # Beside each near edge the warped picture shows the near thing a second time, a ghost, in the strip
-# where the background should be. No flow can repair that. A method has to know which pixels to
-# distrust, and most of the difference that was left over above comes from here.
+# where the background should be; dark specks are pixels of unknown disparity. No flow can repair
+# that. A method has to know which pixels to distrust, and most of the difference that was left over
+# above comes from here.
 
 # %% [markdown]
 # ### What the code says to bad input
@@ -1299,8 +1365,8 @@ with shows_error(ValueError):
 # ## Recap
 #
 # - A warp asks, for each output pixel $q$, at which position $p$ to read: $J(q) = I(p(q))$.
-# - A matrix gives affine maps, a matrix and a division by $w$ give perspective, and a flow gives each
-#   pixel its own arrow; multiply matrices as often as you like, but read once.
+# - A matrix gives affine maps, a matrix and a division by $w$ give perspective, and a flow gives
+#   each pixel its own arrow; multiply matrices as often as you like, but read once.
 # - Reading cannot invent: it blurs, it aliases where the map shrinks, and what is hidden stays
 #   hidden.
 #
