@@ -119,9 +119,10 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 #
 # $$ J(q) = I\big(p(q)\big) \qquad \text{for every output pixel } q = (x, y). \tag{1} $$
 #
-# The position $p(q)$ seldom falls on a pixel centre, so $I(p)$ is the bilinear reading of lesson 1.
-# The rules differ in what they can do. An **affine** map (仿射变换) is a matrix that acts on the pixel
-# with a 1 written below it. It turns, zooms, shears and shifts, and keeps parallel lines parallel:
+# The position $p(q)$ seldom falls on a pixel centre, so $I(p)$ is the bilinear reading of lesson
+# 1. The rules differ in what they can do. An **affine** map (仿射变换) is a matrix that acts on the
+# pixel with a 1 written below it. It turns, zooms, shears and shifts, and keeps parallel lines
+# parallel:
 #
 # $$ \begin{pmatrix} p \\ 1 \end{pmatrix} = M \begin{pmatrix} x \\ y \\ 1 \end{pmatrix},
 # \qquad M = \begin{pmatrix} m_{11} & m_{12} & m_{13} \\ m_{21} & m_{22} & m_{23} \\ 0 & 0 & 1
@@ -167,10 +168,10 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # > picture to the left, and one that turns points clockwise turns the picture counter-clockwise.
 # > Positions are (x, y), x to the right, y down, with the centre of the top-left pixel at (0, 0).
 # >
-# > **Where the code leaves the paper.** Spatial Transformer Networks (Jaderberg et al. 2015, equation
-# > 1) writes its affine map in coordinates that run from −1 to 1 across each image, and so does
-# > `torch.nn.functional.affine_grid`. There a turn on an image that is not square also shears. Here
-# > both sides are pixels, and a turn is a turn.
+# > **Where the code leaves the paper.** Spatial Transformer Networks (Jaderberg et al. 2015,
+# > equation 1) writes its affine map in coordinates that run from −1 to 1 across each image, and so
+# > does `torch.nn.functional.affine_grid`. There a turn on an image that is not square also shears.
+# > Here both sides are pixels, and a turn is a turn.
 
 # %% [markdown]
 # ## Code
@@ -438,10 +439,10 @@ assert torch.equal(affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)), (
 )
 
 # %% [markdown]
-# Nobody wants to type six numbers. Three constructors make the usual matrices, and the product `@`
-# chains them: in `A @ B` the pixel goes through `B` first. To turn or scale about a centre $c$, move
-# it to the origin, apply the 2 × 2 matrix $L$, and move it back: $q \mapsto L(q - c) + c$, so the
-# last column of $M$ is $c - L c$, plus a shift if there is one.
+# Nobody wants to type six numbers. Three constructors make the usual matrices, and the product
+# `@` chains them: in `A @ B` the pixel goes through `B` first. To turn or scale about a centre
+# $c$, move it to the origin, apply the 2 × 2 matrix $L$, and move it back: $q \mapsto L(q - c) +
+# c$, so the last column of $M$ is $c - L c$, plus a shift if there is one.
 
 
 # %% tags=["promote"]
@@ -530,9 +531,10 @@ assert (scaling(2, (3, 3)) @ torch.tensor([3.0, 3, 1])).tolist() == [3, 3, 1], "
 # %% [markdown]
 # ### Homographies: equation 3
 #
-# Three rows instead of two, then a division. Where $w$ is zero the pixel looks along the plane, at
-# its **horizon** (地平线); where $w$ is negative it looks away from the plane, and dividing would show
-# a mirrored copy of what lies behind the camera. The loop sends both outside the image.
+# Three rows instead of two, then a division. Where $w$ is zero the pixel looks along the plane,
+# at its **horizon** (地平线); where $w$ is negative it looks away from the plane, and dividing
+# would show a mirrored copy of what lies behind the camera. The loop sends both outside the
+# image.
 
 
 # %%
