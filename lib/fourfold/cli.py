@@ -246,3 +246,7 @@ def run(
         execute.record(house, costs, scale)
         builder.build(house, [])  # the README's map shows what was measured
     raise typer.Exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

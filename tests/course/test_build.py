@@ -5,9 +5,9 @@ import string
 import jupytext
 import nbformat
 import pytest
-from conftest import BODY, HEADER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_house import BODY, HEADER
 
 from fourfold.course import pair
 from fourfold.course.build import build, check

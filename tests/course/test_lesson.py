@@ -1,9 +1,9 @@
 """Reading a lesson, and finding one by the name that a reader types."""
 
 import pytest
-from conftest import HEADER
 from hypothesis import given
 from hypothesis import strategies as st
+from small_house import HEADER
 
 from fourfold.course.errors import CourseError, LessonError
 from fourfold.course.lesson import Lesson, matching, nearest, select

@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from conftest import HEADER
+from small_house import HEADER
 
 from fourfold.course.errors import LessonError
 from fourfold.course.lesson import Lesson

@@ -67,20 +67,21 @@ def blank(source: str) -> str:
 
     In a class the bodies of all methods but `__init__` are replaced.
     """
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts them; splitlines() also splits at \x1e
     for function in sorted(_functions(ast.parse(source)), key=lambda f: -f.lineno):
         doc = ast.get_docstring(function)
         body = function.body[1:] if doc else function.body
         if not body:
             continue
         indent = " " * (function.col_offset + 4)
-        nudge = (doc or f"write {function.name}").splitlines()[0].rstrip(".").replace('"', "'")
+        nudge = (doc or f"write {function.name}").split("\n")[0].rstrip(".").replace('"', "'")
+        raises = f'raise NotImplementedError("Your turn: {nudge}.")'
         # Comments above the first statement go too: they would give the answer away.
         first = function.body[0].end_lineno if doc else body[0].lineno - 1
         last = body[-1].end_lineno
         shares_line = first < _header_end(function)  # `def f(x): return x`
         head = [lines[first][: body[0].col_offset].rstrip()] if shares_line else []
-        lines[first:last] = [*head, f'{indent}raise NotImplementedError("Your turn: {nudge}.")']
+        lines[first:last] = [*head, indent + raises]
     return "\n".join(lines)
 
 
@@ -193,17 +194,18 @@ def run_program(sources: Sequence[str]) -> str | None:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(source, filename, "exec"), space)
         except (Exception, SystemExit) as error:
-            return _in_words(error, filename)
+            return _in_words(error)
     return None
 
 
-def _in_words(error: BaseException, filename: str) -> str:
+def _in_words(error: BaseException) -> str:
     if isinstance(error, NotImplementedError) and str(error).startswith("Your turn"):
         return f"not written yet. {error}"
     if isinstance(error, SyntaxError):
         return f"line {error.lineno} is not Python: {error.msg}"
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == filename]
-    line = lines[-1].line if lines else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if frame.filename.startswith("<cell ")]
+    line = lines[-1] if lines else ""
     if isinstance(error, AssertionError):
         return str(error) or f"this does not hold: {line.removeprefix('assert ')}"
     return f"{type(error).__name__}: {error} (at `{line}`)"

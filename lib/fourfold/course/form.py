@@ -21,6 +21,7 @@ PARTS = (
     "Recap",
 )
 LEDGER_COLUMNS = ("symbol", "meaning", "shape or unit", "name in code", "on the figure")
+HURRIED = re.compile(r"\b(simply|obviously|just|trivially|of course)\b", re.IGNORECASE)
 HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
 
 
@@ -33,6 +34,7 @@ def form_findings(lesson: Lesson) -> list[str]:
         *_formula(lesson),
         *_code(lesson),
         *_folds(lesson),
+        *_prose(lesson),
     ]
 
 
@@ -113,3 +115,10 @@ def _folds(lesson: Lesson) -> Iterator[str]:
             yield f"no folded {fold.lower()} under Exercises"
     if not any("shows_error(" in cell.source for cell in part(lesson, "What breaks")):
         yield "What breaks shows no error (`with shows_error(…)`)"
+
+
+def _prose(lesson: Lesson) -> Iterator[str]:
+    """Words that tell a reader who is stuck that they should not be."""
+    for cell in lesson.cells:
+        if not cell.is_code and (match := HURRIED.search(cell.source)):
+            yield f"cell {cell.number} says {match[0]!r}; leave the word out"

@@ -49,7 +49,7 @@ def pair(text: str, old: NotebookNode | None = None) -> NotebookNode:
 
 
 def _keep_outputs(notebook: NotebookNode, old: NotebookNode) -> None:
-    """Give each code cell the outputs that the same source has in `old`, first come first served."""
+    """Give each code cell the outputs of the same source in `old`, first come first served."""
     waiting = defaultdict(deque)
     for cell in old.cells:
         if cell.cell_type == "code":

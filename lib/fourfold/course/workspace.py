@@ -124,10 +124,12 @@ def _digest_of(path: Path) -> str | None:
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
+    """What `start` wrote last; without it the worst that follows is a `.new.ipynb` too many."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # the worst that follows is a `.new.ipynb` too many
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def reader_cells(folder: Path, lesson: Lesson) -> list[Cell]:

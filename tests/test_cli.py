@@ -1,0 +1,82 @@
+"""The `fourfold` command as a reader types it."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from fourfold.course.files import House
+from fourfold.course.lesson import lessons
+
+FIRST = lessons(House.here())[0]
+
+
+def fourfold(*words, **options):
+    command = [sys.executable, "-m", "fourfold.cli", *map(str, words)]
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, **options
+    )
+
+
+@pytest.mark.parametrize("verb", ["lab", "doctor", "start", "check", "run", "build", "new"])
+def test_each_verb_explains_itself(verb):
+    done = fourfold(verb, "--help")
+    assert done.returncode == 0 and len(done.stdout.split()) > 15
+
+
+def test_help_names_every_verb_and_the_first_step():
+    text = fourfold("--help").stdout
+    for word in ("lab", "doctor", "start", "check", "run", "build", "new", "New here?"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "smapling"), "no chapter or lesson is called 'smapling'; did you mean"),
+        (("check", "6_bilinear"), "no chapter or lesson is called '6_bilinear'; did you mean"),
+        (("build", "nothing_like_it"), "no chapter or lesson is called"),
+        (("start", "--chapter", "7"), "no chapter or lesson is called '7'"),
+        (("run", "--scale", "tpu"), "--scale: got 'tpu', expected cpu or gpu"),
+        (("new", "x"), "expected CHAPTER/LESSON"),
+        (("start", FIRST.chapter), "names a lesson; say --chapter"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(words, message, tmp_path):
+    done = fourfold(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_doctor_says_ok_for_every_need_here():
+    done = fourfold("doctor")
+    assert done.returncode == 0 and "ready" in done.stdout and "[missing]" not in done.stdout
+
+
+def test_start_then_check_then_a_written_answer(tmp_path):
+    room = tmp_path / "room"
+    assert fourfold("start", room, "--chapter", FIRST.key).returncode == 0
+    path = room / FIRST.chapter / "exercises" / f"{FIRST.name}.ipynb"
+    unwritten = fourfold("check", FIRST.key, "--in", room)
+    assert unwritten.returncode == 1
+    assert "✗" in unwritten.stdout and "✓" not in unwritten.stdout
+    assert "not written yet" in unwritten.stdout
+
+    complete = nbformat.read(room / f"{FIRST.key}.ipynb", as_version=4)
+    answers = [c.source for c in complete.cells if "exercise" in c.metadata.get("tags", [])]
+    notebook = nbformat.read(path, as_version=4)
+    blanks = [c for c in notebook.cells if "exercise" in c.metadata.get("tags", [])]
+    for cell, answer in zip(blanks, answers, strict=True):
+        cell.source = answer
+    nbformat.write(notebook, path)
+    written = fourfold("check", FIRST.key, "--in", room)
+    assert written.returncode == 0 and written.stdout.count("✓") == len(blanks)
+    assert "kept" in fourfold("start", room, "--chapter", FIRST.key).stdout
+
+
+def test_check_without_a_workspace_says_how_to_get_one(tmp_path):
+    done = fourfold("check", FIRST.key, "--in", tmp_path / "none")
+    assert done.returncode == 2 and "fourfold start" in done.stderr
