@@ -15,16 +15,296 @@
 # # Windows: one fraction for a whole neighbourhood
 #
 # **After this lesson you can** read a square window of values around any point of a map, at every level of a pyramid, with about a third of the memory reads that sampling each of its points takes.
+#
+# *Before this:* [Sampling: reading between pixels](1_sampling.ipynb) (`1_sampling`). About 40 minutes.
 
 # %% [markdown]
-# ## Code
+# ## Words
+#
+# To match two photographs, a network compares one pixel of the first with every pixel of the second. The result is a **map** $M$ of similarities, one such map for each pixel of the first photograph. Nobody reads a whole map. A guess says where the pixel went, and the network looks at the **window** $V$ around that guess: $2r+1$ points a side, one pixel apart, where $r$ is the **radius**. That reading is the **look-up** (查找) of RAFT, and the guess is its **centre** $c$, which falls between pixels.
+#
+# The points of a window are one pixel apart, so all of them fall at the same place between their neighbours: they share one **fraction** $d$. It is enough to copy one **patch** $P$ of whole pixels, one pixel larger than the window, and to mix each pixel with the next, first down, which gives the **rows** $Q$, then across. A **pyramid** (金字塔) holds the map at half, a quarter, an eighth of its size; at level $k$ the same window covers $2^k$ times as much.
+
+# %% [markdown]
+# ## Figure
+#
+# ### A map of similarities from two photographs
+#
+# The photographs are a stereo pair: two cameras side by side. To compare places, each place needs a description, its **feature vector**. Here it is the grey values of a 12 × 12 block, minus their mean, divided by their length, so that the product of two vectors is the cosine of the angle between them: 1 for the same pattern, 0 for unrelated ones. Blocks start every 4 pixels.
 
 # %%
+import math
+import time
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
+from matplotlib.patches import Rectangle
 from torch import Tensor
+
+from fourfold.bilinear_sampling.sampling import sample
+from fourfold.bilinear_sampling.warps import pixel_grid
+from fourfold.bilinear_sampling.window import blend_patch, read_patch, sample_pyramid, sample_window
+from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, flow_to_image, show, to_picture
+from fourfold.kit.images import credit, stereo_pair
+
+
+# %%
+def block_features(image, size=12, step=4):
+    """Describe every block of an image by its pattern of grey; returns (C, H, W)."""
+    grey = image.mean(dim=1, keepdim=True)
+    blocks = F.unfold(grey, size, stride=step, padding=(size - step) // 2)[0]
+    blocks = F.normalize(blocks - blocks.mean(dim=0), dim=0)
+    return blocks.view(size**2, image.shape[2] // step, image.shape[3] // step)
+
+
+# %% [markdown]
+# The product of all vectors of one image with all vectors of the other is a matrix of all pairs. Row by row it is a stack of maps, one for each place of the left photograph: what RAFT calls the **correlation volume**.
+
+# %%
+pair = stereo_pair(shrink=2)
+left, right = block_features(pair.left), block_features(pair.right)
+H, W = left.shape[1:]
+volume = (left.flatten(1).T @ right.flatten(1)).view(H * W, H, W)
+print(f"{len(volume)} maps of {H} × {W}, {volume.nbytes / 2**20:.0f} MiB")
+
+# %% [markdown]
+# Follow one place, on the motorcycle's front light. The dataset knows by how much each pixel moves; the guess is a little wrong on purpose.
+
+# %%
+grid = pixel_grid(H, W)
+disparity = F.avg_pool2d(pair.disparity, 4)[0, 0] / 4
+query = (35, 20)
+true_match = grid[query[1], query[0]] - torch.tensor([disparity[query[1], query[0]], 0])
+similarity = volume[query[1] * W + query[0]]
+guess = true_match + torch.tensor([1.35, 0.7])
+
+
+# %%
+def photo_position(point, step=4):
+    """Where a pixel of the map lies in the photograph: the middle of its block."""
+    return [float(p) * step + (step - 1) / 2 for p in point]
+
+
+# %% tags=["figure"]
+def draw_look_up(radius=4):
+    figure, (first, second, third) = canvas(1, 3, 7.5, 2.1)
+    for axes, image, title in (
+        (first, pair.left, "left photo"),
+        (second, pair.right, "right photo"),
+    ):
+        axes.imshow(to_picture(image))
+        axes.set(title=title, xlabel="x (px)", ylabel="y (px)")
+    first.plot(*photo_position(query), "o", color=COLOURS["query"], markeredgecolor="white")
+    third.imshow(similarity, vmin=-1, vmax=1)
+    third.set(title=f"map M {tuple(similarity.shape)}", xlabel="x (map px)")
+    for axes, (x, y), step in ((second, photo_position(guess), 4), (third, guess.tolist(), 1)):
+        r, edge = radius * step, COLOURS["second"]
+        axes.add_patch(Rectangle((x - r, y - r), 2 * r, 2 * r, fill=False, edgecolor=edge, lw=1.5))
+        axes.plot(x, y, "+", color=edge)
+    third.annotate(
+        "centre c",
+        guess.tolist(),
+        (45, 50),
+        color="white",
+        arrowprops={"arrowstyle": "-", "color": "white"},
+    )
+    third.annotate(
+        "radius r",
+        (float(guess[0]) + radius, float(guess[1])),
+        (55, 12),
+        color="white",
+        arrowprops={"arrowstyle": "-", "color": "white"},
+    )
+    return figure
+
+
+show(
+    draw_look_up(),
+    alt="Left photograph with one marked place, right photograph with a square around the guessed match, and the similarity map with the same square",
+    photo=True,
+)
+print(credit("motorcycle"))
+
+# %% [markdown]
+# The marked place on the left gives the map on the right, light where the right photograph looks alike; many places look alike, and the look-up reads only the square around the guess.
+#
+# ### From patch to rows to window
+#
+# Now the same map from close by, at radius 2, with the intermediate results of the library's own functions. The numbers are similarities in hundredths.
+
+
+# %% tags=["figure"]
+def draw_pipeline(radius=2):
+    corner = guess.floor().long() - radius
+    fraction = guess - guess.floor()
+    patch = read_patch(similarity[None, None], corner[None, None], 2 * radius + 2)[0, 0, 0]
+    rows = torch.lerp(patch[:-1], patch[1:], fraction[1])
+    window = sample_window(similarity[None], guess[None], radius)[0]
+    figure, axes = canvas(1, 3, 8.2, 3.0, width_ratios=[6, 6, 5])
+    for each, values, name in zip(
+        axes, (patch, rows, window), ("patch P", "rows Q", "window V"), strict=True
+    ):
+        draw_pixels(each, 100 * values, number="{:.0f}", limits=(-150, 120), fontsize=7)
+        each.set(title=f"{name} {tuple(values.shape)}", xlabel="", ylabel="")
+    points = pixel_grid(2 * radius + 1, 2 * radius + 1) + fraction
+    axes[0].scatter(*points.flatten(0, 1).T, s=9, color=COLOURS["second"])
+    axes[0].set(xlabel=f"corner (i, j) = {tuple(corner.tolist())}")
+    axes[1].set(xlabel=f"fraction d, y part {fraction[1]:.2f}")
+    axes[2].set(xlabel=f"fraction d, x part {fraction[0]:.2f}")
+    return figure
+
+
+show(
+    draw_pipeline(),
+    alt="A patch of 6 by 6 whole pixels with 25 points between them, the 5 by 6 rows after mixing downwards, and the 5 by 5 window after mixing across",
+)
+
+# %% [markdown]
+# Each dot on the patch is a point to read; all sit at the same place inside their square of four pixels, so one mix downwards and one mix across move all of them at once.
+
+# %% [markdown]
+# ## Formula
+#
+# The window around the centre $c = (c_x, c_y)$ holds the map's values, read by bilinear sampling (双线性采样), at whole-pixel offsets $s$ (x) and $t$ (y). The row index is written first, as in an array:
+#
+# $$ V_{t,s} = M(c_x + s,\; c_y + t), \qquad s, t \in \{-r, \dots, r\} \tag{1} $$
+#
+# Split the centre into a whole part and a fraction. The **corner** $(i, j)$ is the first pixel that any point of the window needs:
+#
+# $$ i = \lfloor c_x \rfloor - r, \quad j = \lfloor c_y \rfloor - r, \qquad d_x = c_x - \lfloor c_x \rfloor, \quad d_y = c_y - \lfloor c_y \rfloor \tag{2} $$
+#
+# A point of the window is then at $(i + d_x, j + d_y)$ plus whole numbers: the fraction $d = (d_x, d_y)$ is the same for all. Their neighbours are whole pixels of one patch, with 0 outside the map:
+#
+# $$ P_{q,p} = M[j + q,\; i + p], \qquad p, q \in \{0, \dots, 2r+1\} \tag{3} $$
+#
+# Bilinear weights are products of a weight in y and a weight in x, so the sum over four neighbours comes apart into two sums over two, each a shifted copy mixed with the original:
+#
+# $$ Q_{q,p} = (1 - d_y)\,P_{q,p} + d_y\,P_{q+1,p} \tag{4} $$
+#
+# $$ V_{q-r,\,p-r} = (1 - d_x)\,Q_{q,p} + d_x\,Q_{q,p+1} \tag{5} $$
+#
+# Sampling each point reads four pixels for each of $(2r+1)^2$ points. The patch is read once:
+#
+# $$ 4\,(2r+1)^2 \quad\text{against}\quad (2r+2)^2 \ \text{reads} \tag{6} $$
+#
+# Level $k$ of a pyramid is the map averaged over squares of $2^k$ pixels, $M^k$. Its coordinates are smaller by the same factor:
+#
+# $$ V^k_{t,s} = M^k\!\left(\frac{c_x}{2^k} + s,\; \frac{c_y}{2^k} + t\right) \tag{7} $$
+#
+# ### The ledger
+#
+# | symbol | meaning | shape or unit | name in code | on the figure |
+# | --- | --- | --- | --- | --- |
+# | $M$ | map of values, one for each of $B$ items | (B, H, W) or (B, C, H, W) | `maps` | map M |
+# | $c$ | centre of a window, (x, y) | (B, 2) or (B, K, 2), map px | `centres` | centre c |
+# | $r$ | radius of the window | whole number, map px | `radius` | radius r |
+# | $(i, j)$ | first pixel of the patch, (x, y) | (B, K, 2), whole map px | `corner` | corner (i, j) |
+# | $d$ | how far the points lie past whole pixels | (B, K, 2), in [0, 1) | `fraction` | fraction d |
+# | $P$ | patch of whole pixels | (B, K, C, 2r+2, 2r+2) | `patch` | patch P |
+# | $Q$ | rows: the patch mixed downwards | (B, K, C, 2r+1, 2r+2) | `rows` | rows Q |
+# | $V$ | window: the rows mixed across | (B, K, C, 2r+1, 2r+1) | `window` | window V |
+#
+# Letters of shapes: $B$ maps, $K$ centres on each map, $C$ channels, $H$ and $W$ the size of the map.
+
+# %% [markdown]
+# ## Code
+#
+# ### Point by point
+#
+# Equation 1 word by word, for one map and one centre: two loops, one reading each.
+
+
+# %%
+def sample_window_loop(one_map, centre, radius):
+    offsets = range(-radius, radius + 1)
+    window = torch.zeros(2 * radius + 1, 2 * radius + 1)
+    for t in offsets:
+        for s in offsets:
+            point = centre + torch.tensor([s, t])
+            window[t + radius, s + radius] = sample(one_map[None, None], point[None])[0, 0]
+    return window
+
+
+# %% [markdown]
+# A small test image, on which the map's value says where it was read: 10 for each step down, 1 for each step right.
+
+# %%
+small = torch.arange(5.0)[:, None] * 10 + torch.arange(6.0)
+sample_window_loop(small, torch.tensor([2.5, 1.25]), 1)
+
+# %% [markdown]
+# The middle of the window reads $10 \cdot 1.25 + 2.5 = 15$. The first axis goes down (y), the second to the right (x).
+
+# %%
+middle = sample_window_loop(small, torch.tensor([2.5, 1.25]), 1)[1, 1]
+assert middle == 10 * 1.25 + 2.5
+
+# %% [markdown]
+# The same for all maps at once: write out every point of every window and hand them to `sample`. This version is the yardstick of the lesson, for numbers and for time.
+
+
+# %%
+def sample_window_points(maps, centres, radius):
+    """Sample each point of each window: maps (B, H, W), centres (B, 2)."""
+    offsets = pixel_grid(2 * radius + 1, 2 * radius + 1).to(centres) - radius
+    points = centres[:, None, None] + offsets
+    return sample(maps[:, None], points)[:, 0]
+
+
+# %%
+by_points = sample_window_points(small[None], torch.tensor([[2.5, 1.25]]), 2)[0]
+assert torch.allclose(by_points, sample_window_loop(small, torch.tensor([2.5, 1.25]), 2), atol=1e-5)
+by_points
+
+# %% [markdown]
+# The zeros are offsets that leave the map. Now look at the fractions of all 81 points of a window of radius 4:
+
+# %% tags=["nbval-check-output"]
+points = torch.tensor([37.25, 20.75]) + pixel_grid(9, 9) - 4
+fractions = (points - points.floor()).flatten(0, 1)
+print(len(fractions), "points,", len(fractions.unique(dim=0)), "fraction:", fractions[0].tolist())
+
+# %% [markdown]
+# Sampling point by point computes this one fraction 81 times, and reads most pixels four times: each is the neighbour of four points. The rest of the lesson removes both repetitions.
+#
+# ### The patch: whole pixels, read once
+#
+# Equation 3 as two loops. Pixels outside the map count as 0.
+
+
+# %%
+def read_patch_loop(one_map, corner, size):
+    patch = torch.zeros(size, size)
+    i, j = corner
+    for q in range(size):
+        for p in range(size):
+            if 0 <= j + q < one_map.shape[0] and 0 <= i + p < one_map.shape[1]:
+                patch[q, p] = one_map[j + q, i + p]
+    return patch
+
+
+# %%
+read_patch_loop(small, (3, -1), 4)
+
+# %% [markdown]
+# To read all patches in one call, lay each map out as one line of $H \cdot W$ numbers: pixel $(x, y)$ is number $y\,W + x$ of the line, and `gather` copies the numbers named by an index. The index of a patch is a sum of a row part and a column part. A trick saves work on the outside: a row or column outside the map gets the part $-H\,W$, so the sum is negative exactly where the pixel lies outside.
+
+
+# %%
+def axis_part(positions, size, stride, far):
+    inside = (positions >= 0) & (positions < size)
+    return torch.where(inside, positions * stride, -far)
+
+
+# %%
+row_part = axis_part(torch.arange(-1, 3), size=5, stride=6, far=30)
+column_part = axis_part(torch.arange(3, 7), size=6, stride=1, far=30)
+row_part[:, None] + column_part
+
+# %% [markdown]
+# The negative numbers stand where the patch of the last picture has its zeros. `gather` accepts no negative index, so those read pixel 0 and are replaced by 0 afterwards.
 
 
 # %% tags=["promote", "exercise"]
@@ -38,7 +318,8 @@ def read_patch(
     size     the side of a patch in pixels
     returns  (B, K, C, size, size) the pixels, 0 for those outside the map
 
-    Convention: first patch axis y, second x; the centre of the top-left pixel at (0, 0).
+    Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
+    first patch axis y, second x.
     """
     B, C, H, W = maps.shape
     step = torch.arange(size, device=corner.device)
@@ -49,15 +330,49 @@ def read_patch(
     index = (row[..., :, None] + column[..., None, :]).flatten(1)[:, None]
     outside = index < 0
     pixels = maps.flatten(2).gather(2, index.clamp_(min=0).expand(-1, C, -1))
-    # A choice, not a product with 0: a NaN at the border must not reach the points beyond it.
+    # A choice, not a product with 0: a NaN in a corner must not reach the points beyond it.
     pixels = torch.where(outside, 0, pixels)
     return pixels.view(B, C, corner.shape[1], size, size).transpose(1, 2)
 
 
 # %% tags=["check"]
-nine = torch.arange(9.0).view(1, 1, 3, 3)
-patch = read_patch(nine, torch.tensor([[[1, -1]]]), 3)
-assert patch.tolist() == [[[[[0, 0, 0], [1, 2, 0], [4, 5, 0]]]]], "outside the map a patch is 0"
+numbers = torch.arange(40.0).view(2, 1, 4, 5) + 1
+corners = torch.tensor([[[3, -1], [1, 1], [9, 9]], [[-2, 2], [0, 0], [2, 3]]])
+patches = read_patch(numbers, corners, 3)
+assert patches.shape == (2, 3, 1, 3, 3), "a patch has the shape (B, K, C, size, size)"
+for b in range(2):
+    for k in range(3):
+        expected = read_patch_loop(numbers[b, 0], corners[b, k].tolist(), 3)
+        assert torch.equal(patches[b, k, 0], expected), (
+            f"patch {k} of map {b} differs from the loop"
+        )
+two_channels = read_patch(torch.cat([numbers, -numbers], dim=1), corners, 3)
+assert torch.equal(two_channels[:, :, 1], -patches[:, :, 0]), "each channel is read on its own"
+lit = read_patch(torch.full((1, 1, 2, 2), math.nan), torch.tensor([[[2, 0]]]), 2)
+assert torch.equal(lit, torch.zeros(1, 1, 1, 2, 2)), "outside is 0, also beside a NaN"
+
+# %% [markdown]
+# ### Two shifted sums
+#
+# Equations 4 and 5 take a slice, the slice one further on, and mix them. `torch.lerp(a, b, d)` computes $a + d\,(b - a)$, which is $(1-d)\,a + d\,b$ with one multiplication.
+
+
+# %%
+def blend_patch_slices(patch, fraction):
+    dx, dy = fraction[..., None, None, :].unbind(-1)
+    rows = torch.lerp(patch[..., :-1, :], patch[..., 1:, :], dy)
+    return torch.lerp(rows[..., :-1], rows[..., 1:], dx)
+
+
+# %% [markdown]
+# The worked example of lesson 1: 10, 20, 30, 40 around the point, half way in both directions.
+
+# %%
+four = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
+assert blend_patch_slices(four, torch.tensor([0.5, 0.5])).item() == 25
+
+# %% [markdown]
+# The second mix works on rows of a few numbers each, and a processor prefers long runs. The rows lie one behind another in memory, so mix along that whole line: number $n$ with number $n+1$. At the end of a row this mixes its last pixel with the first of the next row, which no one asked for. `unfold` then cuts out runs of $2r+1$ numbers that start $2r+2$ apart, and leaves those out.
 
 
 # %% tags=["promote", "exercise"]
@@ -66,21 +381,35 @@ def blend_patch(
 ) -> Float[Tensor, "*#N P-1 P-1"]:
     """Mix each pixel of a patch with the next, down and then across (equations 4 and 5).
 
-    patch     (*N, P, P) whole pixels
+    patch     (*N, P, P) whole pixels, P at least 2
     fraction  (*N, 2) how far (x, y) the points lie past them, in pixels, in [0, 1)
     returns   (*N, P − 1, P − 1) the values at the points
 
-    Convention: first patch axis y, second x; fraction in (x, y) order.
+    Convention: fraction in (x, y) order; first patch axis y, second x.
     """
-    dx, dy = fraction[..., None, None, :].unbind(-1)
-    rows = torch.lerp(patch[..., :-1, :], patch[..., 1:, :], dy)
-    return torch.lerp(rows[..., :-1], rows[..., 1:], dx)
+    size = patch.shape[-1]
+    dx, dy = fraction[..., None, :].unbind(-1)
+    rows = torch.lerp(patch[..., :-1, :], patch[..., 1:, :], dy[..., None])
+    # All rows in one line: the sum across a row's end is computed too, and left out by unfold.
+    line = rows.flatten(-2)
+    return torch.lerp(line[..., :-1], line[..., 1:], dx).unfold(-1, size - 1, size)
 
 
 # %% tags=["check"]
 four = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
-middle = blend_patch(four, torch.tensor([0.5, 0.5]))
-assert middle.tolist() == [[25.0]], "half way between 10, 20, 30 and 40 lies 25"
+assert blend_patch(four, torch.tensor([0.5, 0.5])).tolist() == [[25]], "half way lies 25"
+assert blend_patch(four, torch.tensor([0.25, 0.0])).tolist() == [[12.5]], "a quarter to the right"
+assert blend_patch(four, torch.tensor([0.0, 0.25])).tolist() == [[15]], "a quarter down lies 15"
+stack, shares = torch.rand(4, 3, 6, 6), torch.rand(4, 3, 2)
+expected = blend_patch_slices(stack, shares)
+assert blend_patch(stack, shares).shape == expected.shape, "the window is one smaller each way"
+# The same sums in the same order: equal up to one rounding of float32.
+assert torch.allclose(blend_patch(stack, shares), expected, atol=1e-6), "differs from the slices"
+
+# %% [markdown]
+# ### The look-up
+#
+# Equation 2 and the two functions together. The arguments may have one centre for each map, as RAFT's, or $K$ of them, as CoTracker's, which follows $K$ points through maps of $C$ channels; an axis that is not there is added and taken away again.
 
 
 # %% tags=["promote"]
@@ -129,7 +458,7 @@ def sample_window(
 
     Convention: centres in (x, y) order, x to the right, y down, the centre of the top-left pixel
     at (0, 0); the first window axis is y, the second x, offsets −r … r.
-    Source: Teed and Deng 2020, RAFT (2003.12039), section 3.2, the look-up operator.
+    Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2, the look-up operator.
     """
     _check_arguments(maps, centres, radius)
     H, W = maps.shape[-2:]
@@ -142,9 +471,153 @@ def sample_window(
     fraction = (points - floor)[:, :, None].to(dtype)
     # The clamp keeps a far centre outside and its corner a number that an integer can hold.
     corner = (floor - radius).clamp(-size, max(H, W)).long()
-    window = blend_patch(read_patch(stack, corner, size).to(dtype), fraction).to(maps.dtype)
+    patch = read_patch(stack, corner, size)
+    window = blend_patch(patch.to(dtype), fraction).to(maps.dtype)
     window = window if maps.ndim == 4 else window.squeeze(2)
     return window if centres.ndim == 3 else window.squeeze(1)
+
+
+# %% tags=["check"]
+maps = torch.rand(50, 7, 9, dtype=torch.float64)
+centres = torch.rand(50, 2, dtype=torch.float64) * 20 - 5
+for radius in range(5):
+    difference = sample_window(maps, centres, radius) - sample_window_points(maps, centres, radius)
+    # float64 carries 16 digits; the coordinates and weights of the two ways cost a few of them.
+    assert difference.abs().max() < 1e-9, f"radius {radius} differs from sampling each point"
+
+# %% [markdown]
+# All four shapes, with the axes that were given and no others:
+
+# %% tags=["nbval-check-output"]
+for maps_shape in ((2, 7, 9), (2, 16, 7, 9)):
+    for centres_shape in ((2, 2), (2, 5, 2)):
+        result = sample_window(torch.zeros(maps_shape), torch.zeros(centres_shape), 3)
+        print(maps_shape, centres_shape, "→", tuple(result.shape))
+
+# %% [markdown]
+# ### The cost, counted
+#
+# Equation 6, and the multiplications: sampling a point forms four weights and four products, 8 for each of $(2r+1)^2$ points; the two mixes use one multiplication for each number of $Q$ and of $V$.
+
+# %% tags=["nbval-check-output"]
+print(" r   reads: points   patch     multiplications: points   patch")
+for r in range(1, 5):
+    S, P = 2 * r + 1, 2 * r + 2
+    print(f"{r:2d} {4 * S**2:15d} {P**2:7d} {8 * S**2:25d} {S * P + S**2:7d}")
+
+# %% [markdown]
+# RAFT uses $r = 4$: 100 reads in place of 324. The advantage grows with the radius towards a factor of 4, as the one extra row and column weigh less.
+#
+# ### The cost, measured
+#
+# Counting is a promise; the clock decides. Both ways read the real volume of this lesson at the true matches. The best of several turns is taken, since another program can only slow a turn down.
+
+
+# %%
+def best_seconds(calls, turns=7):
+    """The fastest turn of each call, the calls taking turns."""
+    best = dict.fromkeys(calls, math.inf)
+    for _ in range(turns):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+# %%
+matches = grid.flatten(0, 1) - torch.stack([disparity.flatten(), torch.zeros(H * W)], dim=1)
+seconds = {
+    r: best_seconds(
+        {
+            "points": lambda r=r: sample_window_points(volume, matches, r),
+            "patch": lambda r=r: sample_window(volume, matches, r),
+        }
+    )
+    for r in range(1, 5)
+}
+
+
+# %%
+def draw_seconds():
+    figure, (times, ratios) = canvas(1, 2, 6.5, 2.4)
+    radii = list(seconds)
+    for name, key, marker in (("points", "first", "o"), ("patch", "second", "s")):
+        values = [1000 * seconds[r][name] for r in radii]
+        times.plot(radii, values, color=COLOURS[key], marker=marker, label=name)
+    times.set(xlabel="radius r (px)", ylabel="time (ms)", xticks=radii, ylim=(0, None))
+    times.legend()
+    counted = [4 * (2 * r + 1) ** 2 / (2 * r + 2) ** 2 for r in radii]
+    measured = [seconds[r]["points"] / seconds[r]["patch"] for r in radii]
+    ratios.plot(radii, counted, color=COLOURS["muted"], linestyle="--", label="reads, counted")
+    ratios.plot(radii, measured, color=COLOURS["second"], marker="s", label="time, measured")
+    ratios.set(xlabel="radius r (px)", ylabel="points / patch", xticks=radii, ylim=(0, 4))
+    ratios.legend()
+    return figure
+
+
+show(
+    draw_seconds(),
+    alt="Time against radius for sampling each point and for reading a patch, and the ratio of the two beside the ratio of reads",
+)
+print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} times as fast here")
+
+# %% [markdown]
+# Both curves grow with $r^2$, the patch's more slowly; the measured gain stays below the counted one because the first read of each pixel has to come from main memory, which both ways pay, and the other three then come from the processor's cache at little cost.
+#
+# Memory is a draw. Both write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
+
+# %% tags=["nbval-check-output"]
+one_patch = read_patch(similarity[None, None], torch.tensor([[[33, 17]]]), 10)
+coordinates = torch.zeros(9, 9, 2)
+index = torch.zeros(10, 10, dtype=torch.int64)
+print("points:", 2 * coordinates.nbytes, "bytes of coordinates, in pixels and rescaled")
+print("patch: ", index.nbytes, "bytes of index and", one_patch.nbytes, "of pixels")
+
+# %% [markdown]
+# ### Gradients
+#
+# A network that looks up must learn through the look-up. The slope of the window's sum with respect to each map value shows how much each pixel counts:
+
+# %%
+leaf = similarity.clone().requires_grad_()
+sample_window(leaf[None], guess[None], 2).sum().backward()
+y, x = leaf.grad.nonzero().unbind(1)
+footprint = leaf.grad[y.min() : y.max() + 1, x.min() : x.max() + 1]
+
+
+# %%
+def draw_footprint():
+    figure, axes = canvas(1, 1, 3.2, 2.9)
+    draw_pixels(axes, footprint, number="{:.2f}", limits=(-1, 1.1), fontsize=8)
+    axes.set(xlabel="p (px of the patch)", ylabel="q (px of the patch)")
+    return figure
+
+
+show(
+    draw_footprint(),
+    alt="Six by six squares: 1 inside, the fractions and their complements at the edges",
+)
+
+# %% [markdown]
+# Inside the patch the weights of the four points that share a pixel add up to 1; at the edges only one of two mixes reaches it, and the fractions show.
+#
+# The gradients with respect to maps and centres are those of sampling each point:
+
+# %%
+maps = torch.rand(6, 7, 9, dtype=torch.float64, requires_grad=True)
+centres = (torch.rand(6, 2, dtype=torch.float64) * 8).requires_grad_()
+pull = torch.rand(6, 5, 5, dtype=torch.float64)
+ours = torch.autograd.grad(sample_window(maps, centres, 2), (maps, centres), pull)
+theirs = torch.autograd.grad(sample_window_points(maps, centres, 2), (maps, centres), pull)
+for mine, reference in zip(ours, theirs, strict=True):
+    # float64: sums of 25 terms of order 1, far below 1e-9 from rounding.
+    assert (mine - reference).abs().max() < 1e-9
+
+# %% [markdown]
+# ### The pyramid
+#
+# A window of radius 4 sees four pixels in each direction. A larger radius costs more; a smaller map costs less. Averaging 2 × 2 squares gives the next level, equation 7 says where to read it.
 
 
 # %% tags=["promote", "exercise"]
@@ -162,13 +635,311 @@ def sample_pyramid(
 
     Convention: centres in (x, y) order, x to the right, y down; divided by 2ᵏ at level k, as RAFT
     does, which takes the pixel centre (0, 0) of every level as the same point.
-    Source: Teed and Deng 2020, RAFT (2003.12039), section 3.2.
+    Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2.
     """
     return [sample_window(level, centres / 2**k, radius) for k, level in enumerate(levels)]
 
 
 # %% tags=["check"]
-levels = [torch.rand(1, 8, 8), torch.rand(1, 4, 4)]
-coarse = sample_pyramid(levels, torch.tensor([[3.0, 5.0]]), 1)[1]
-expected = sample_window(levels[1], torch.tensor([[1.5, 2.5]]), 1)
-assert torch.equal(coarse, expected), "level 1 is read at half the coordinates"
+ramps = [torch.arange(8.0).expand(1, 8, 8), torch.arange(4.0).expand(1, 4, 4)]
+windows = sample_pyramid(ramps, torch.tensor([[3.0, 4.0]]), 1)
+assert len(windows) == 2, "one window for each level"
+assert windows[0][0, 1].tolist() == [2, 3, 4], "level 0 is read at the centres as they are"
+assert windows[1][0, 1].tolist() == [0.5, 1.5, 2.5], "level 1 is read at half the coordinates"
+
+# %% [markdown]
+# ## On real input
+#
+# ### Four levels over the photograph
+
+# %%
+levels = [volume]
+for _ in range(3):
+    levels.append(F.avg_pool2d(levels[-1], 2))
+print(*(tuple(level.shape) for level in levels), sep="\n")
+
+
+# %%
+def draw_nested(radius=4):
+    figure, axes = canvas(1, 1, 6.0, 4.2)
+    axes.imshow(to_picture(pair.right))
+    x, y = photo_position(guess)
+    for k, colour in enumerate(("n11", "second", "query", "n10")):
+        r, edge = 4 * radius * 2**k, COLOURS[colour]
+        axes.add_patch(Rectangle((x - r, y - r), 2 * r, 2 * r, fill=False, edgecolor=edge, lw=2))
+        axes.text(
+            x,
+            y + r,
+            f"level {k}",
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": edge, "edgecolor": "none", "pad": 1},
+        )
+    axes.set(
+        xlabel="x (px)",
+        ylabel="y (px)",
+        xlim=(-0.5, pair.right.shape[3] - 0.5),
+        ylim=(pair.right.shape[2] - 0.5, -0.5),
+    )
+    return figure
+
+
+show(
+    draw_nested(),
+    alt="Four nested squares around one point of the right photograph, each twice as wide as the last",
+    photo=True,
+)
+
+# %% [markdown]
+# Each square holds the same 81 numbers: the inner one tells small motions apart, the outer one finds large ones.
+#
+# ### The peak lies where the pixel went
+#
+# Look up every map at its true match, and average the windows over all places whose disparity is known. If the volume, the window and the axes are right, the peak stands in the middle. Then look up without any guess, at the place itself.
+
+# %%
+known = (F.avg_pool2d(pair.valid.float(), 4) == 1).flatten()
+still = grid.flatten(0, 1)
+at_match = sample_window(volume, matches, 4)[known].mean(dim=0)
+at_rest = sample_pyramid(levels, still, 4)
+averages = [at_match, at_rest[0][known].mean(dim=0), at_rest[1][known].mean(dim=0)]
+
+
+# %%
+def draw_averages():
+    figure, axes = canvas(1, 3, 7.5, 2.6, sharey=True)
+    titles = ("true match, level 0", "no motion, level 0", "no motion, level 1")
+    for each, values, title in zip(axes, averages, titles, strict=True):
+        each.imshow(values, extent=(-4.5, 4.5, 4.5, -4.5), vmin=0, vmax=0.6)
+        each.plot(0, 0, "+", color=COLOURS["query"])
+        each.set(title=title, xlabel="offset x (map px)", xticks=range(-4, 5, 2))
+    axes[0].set(ylabel="offset y (map px)", yticks=range(-4, 5, 2))
+    return figure
+
+
+show(
+    draw_averages(),
+    alt="Three averaged windows: a bright spot in the middle at the true match, smears to the left without a guess",
+)
+
+# %% [markdown]
+# At the true match the light spot stands on the cross; without a guess it smears to the left, since every pixel moved left by its own disparity, and at level 1 the whole smear fits into the window.
+
+# %%
+assert at_match.argmax().item() == 40  # entry 4·9 + 4, the middle of 9 × 9
+share_inside = (disparity.flatten()[known] <= 4).float().mean()
+print(f"{share_inside:.0%} of the motions fit into the window of level 0, all into level 1")
+assert disparity.flatten()[known].max() <= 8
+
+# %% [markdown]
+# ### A matcher in one function
+#
+# The place of the peak is the part of the motion that the guess has missed. Read the peak at level 1, move the centre there, read again at level 0: a flow field, with no training at all.
+
+
+# %%
+def follow_peak(centres, level, radius=4):
+    """Move each centre to the highest point of its window."""
+    window = sample_window(levels[level], centres / 2**level, radius)
+    best = window.flatten(1).argmax(dim=1)
+    offset = torch.stack([best % (2 * radius + 1), best // (2 * radius + 1)], dim=1) - radius
+    return centres + offset * 2**level
+
+
+# %%
+coarse = follow_peak(still, level=1)
+fine = follow_peak(coarse, level=0, radius=2)
+for name, found in (("no motion", still), ("level 1", coarse), ("then level 0", fine)):
+    error = (found - matches).norm(dim=1)[known]
+    print(
+        f"{name:>12}: median error {error.median():.2f} map px, {(error < 1).float().mean():.0%} under 1"
+    )
+
+
+# %%
+def draw_flow():
+    figure, axes = canvas(1, 2, 6.5, 2.4, sharey=True)
+    for each, target, title in zip(
+        axes, (matches, fine), ("true flow", "peaks followed"), strict=True
+    ):
+        flow = (target - still) * known[:, None]
+        picture = flow_to_image(flow.T.view(1, 2, H, W), max_norm=8)
+        each.imshow(to_picture(picture))
+        each.set(title=title, xlabel="x (map px)")
+    axes[0].set(ylabel="y (map px)")
+    return figure
+
+
+show(
+    draw_flow(),
+    alt="The true flow of the motorcycle pair and the flow read off the peaks, which shows the motorcycle with speckles",
+)
+
+# %% [markdown]
+# The motorcycle stands out from the background as in the true flow; the speckles are places where something else looked more alike. RAFT reads the same windows and hands them to a network, which learns when to trust a peak.
+#
+# > **Where the code leaves the paper.** The RAFT paper takes offsets of at most $r$ in the L1 norm, a diamond; its released code reads the full square, and so do we. The released code also adds its first offset to x: its windows run down the first axis in x, ours in y. The channels of RAFT's weights follow that order, so chapter 4 (RAFT) swaps the two axes when it reads them.
+
+# %% [markdown]
+# ## Exercises
+#
+# **The blanks of this lesson**
+#
+# - `read_patch`: 15 minutes, ●●○
+# - `blend_patch`: 10 minutes, ●●○
+# - `sample_pyramid`: 5 minutes, ●○○
+#
+# <details><summary>Hint for <code>read_patch</code></summary>
+#
+# Build the rows' numbers `y` and the columns' numbers `x`, each of shape (B, K, size); add them with two new axes to an index of shape (B, K, size, size); flatten it for `gather`. Make it work inside the map first, then add the outside.
+#
+# </details>
+#
+# <details><summary>Hint for <code>blend_patch</code></summary>
+#
+# The version with slices passes the check: start from equations 4 and 5, and give the fractions two more axes so that they broadcast over the patch.
+#
+# </details>
+#
+# **Predict.** A centre lies on a whole pixel, $c = (3, 2)$. Which pixels of the patch does the window not depend on? What is the slope of the window with respect to $c_x$ there?
+#
+# <details><summary>Hint</summary>
+#
+# What is $d$, and what do equations 4 and 5 become? For the slope, differentiate equation 5 before you put in $d_x$.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# The fraction is $(0, 0)$: the last row and the last column of the patch have weight 0, and the window is a copy of the rest. The slope of $V$ with respect to $c_x$ is $Q_{q,p+1} - Q_{q,p}$, the step to the next pixel on the right, so there the last column does count. On a whole pixel the function has a kink, and this is the slope on the right of it, as in lesson 1.
+#
+# </details>
+#
+# **Find the bug.** This version passes a test on a symmetric map. What is wrong, and which test would notice?
+
+
+# %%
+def blend_patch_wrong(patch, fraction):
+    dx, dy = fraction[..., None, None, :].unbind(-1)
+    rows = torch.lerp(patch[..., :-1, :], patch[..., 1:, :], dx)
+    return torch.lerp(rows[..., :-1], rows[..., 1:], dy)
+
+
+# %%
+symmetric = torch.tensor([[1.0, 2.0, 3.0], [2.0, 5.0, 2.0], [3.0, 2.0, 1.0]])
+assert torch.equal(symmetric, symmetric.T)
+share = torch.tensor([0.25, 0.25])
+assert torch.allclose(blend_patch_wrong(symmetric, share), blend_patch(symmetric, share), atol=1e-6)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Which axis of the patch is y? Which part of the fraction belongs to it?
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# The fractions are swapped: rows follow each other in y, so their mix takes $d_y$. With $d_x = d_y$ nothing shows, on any map. A test needs two different fractions on a map whose steps in x and y differ, as 10, 20, 30, 40 do.
+#
+# </details>
+#
+# **Measure.** CoTracker reads feature maps with many channels at $K$ centres each. Is the gain larger or smaller there? Time `sample_window` against `sample` for maps of shape (4, 128, 48, 64) with 256 centres and radius 3.
+#
+# <details><summary>Hint</summary>
+#
+# `best_seconds` takes a dictionary of calls. `sample` accepts points of shape (B, K, S, S, 2) and returns (B, C, K, S, S).
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# Smaller as a rule. Sampling computes its four weights once for all channels and then streams through them, so per-point work is shared there too; the patch still saves reads. The number depends on the machine: report the ratio, the shapes and the number of threads.
+#
+# </details>
+
+# %% [markdown]
+# ## What breaks
+#
+# ### x and y change places
+#
+# Hand the centre over as (y, x), row first as in an array. Nothing complains: the shape is right.
+
+# %%
+swapped = sample_window(volume, matches.flip(1), 4)[known].mean(dim=0)
+print(f"similarity in the middle: {at_match[4, 4]:.2f} at (x, y), {swapped[4, 4]:.2f} at (y, x)")
+assert swapped[4, 4] < at_match[4, 4] / 2
+
+# %% [markdown]
+# ### A pyramid that drifts
+#
+# Level 1 averages pixels 0 and 1 into its pixel 0, whose middle is at 0.5, while $c / 2$ reads pixel 0 of level 1 for the centre 0. Read a ramp, a map whose value is its x, and the error shows as a number:
+
+# %%
+ramp = torch.arange(64.0).expand(1, 1, 64, 64)
+ramps = [F.avg_pool2d(ramp, 2**k)[:, 0] for k in range(4)]
+drift = [w[0, 0, 0].item() - 24 for w in sample_pyramid(ramps, torch.tensor([[24.0, 24.0]]), 0)]
+print("error in pixels of level 0:", drift)
+assert drift == [(2**k - 1) / 2 for k in range(4)]
+
+# %% [markdown]
+# The reading is $(2^k - 1)/2$ pixels off. The exact coordinate is $(c + \tfrac12)/2^k - \tfrac12$. RAFT divides, and its network has learned with the shift; code that uses its weights must divide too, so `sample_pyramid` does. For measuring, use the exact one:
+
+# %%
+exact = [
+    sample_window(level, (torch.tensor([[24.0, 24.0]]) + 0.5) / 2**k - 0.5, 0).item()
+    for k, level in enumerate(ramps)
+]
+assert exact == [24, 24, 24, 24]
+
+# %% [markdown]
+# ### Zero times NaN
+#
+# A common way to blank the outside is to clamp the index to the border and multiply by a mask of 0 and 1. One bad pixel at the border then spreads over the outside, since $0 \cdot \mathrm{NaN}$ is NaN.
+
+# %%
+spoiled = torch.ones(1, 3, 3)
+spoiled[0, 1, 0] = math.nan
+clamped = spoiled[0, 1].gather(0, torch.tensor([-2, -1, 0, 1]).clamp(min=0))
+print("product with a mask:", (clamped * torch.tensor([0, 0, 1, 1])).tolist())
+print(
+    "read_patch:         ",
+    read_patch(spoiled[None], torch.tensor([[[-2, 1]]]), 4)[0, 0, 0, 0].tolist(),
+)
+
+# %% [markdown]
+# ### A centre that is lost
+#
+# Far outside, every number of the window is 0 and so is every slope: nothing tells the network in which direction to return.
+
+# %%
+lost = torch.tensor([[500.0, 20.0]], requires_grad=True)
+window = sample_window(similarity[None], lost, 4)
+window.sum().backward()
+assert window.abs().sum() == 0 and lost.grad.abs().sum() == 0
+
+# %% [markdown]
+# ### What the code says to bad input
+
+# %%
+from fourfold.kit.notebook import shows_error
+
+with shows_error(TypeError):
+    sample_window(torch.zeros(2, 5, 5, dtype=torch.int64), torch.zeros(2, 2), 1)
+with shows_error(ValueError):
+    sample_window(torch.zeros(2, 5, 5), torch.zeros(2, 4, 3), 1)
+with shows_error(ValueError):
+    sample_window(torch.zeros(2, 5, 5), torch.zeros(3, 2), 1)
+with shows_error(ValueError):
+    sample_window(torch.zeros(2, 5, 5), torch.zeros(2, 2), -1)
+
+# %% [markdown]
+# ## Recap
+#
+# - Points one pixel apart share one fraction, so a window is a patch of whole pixels and two shifted sums.
+# - The patch is read once: $(2r+2)^2$ reads against $4(2r+1)^2$, the same numbers and the same gradients.
+# - A pyramid covers $2^k$ times as much at level $k$ for the same price; centres are divided by $2^k$, in (x, y) order, and windows are indexed [y, x].
+#
+# This closes the chapter: [sampling](1_sampling.ipynb) reads one point, [warps](2_warps.ipynb) read a whole picture, windows read a neighbourhood. The line goes on in chapter 4, where RAFT looks up its correlation volume at every iteration, and in chapter 5, where CoTracker reads features around the points it follows.
