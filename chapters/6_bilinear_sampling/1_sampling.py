@@ -20,10 +20,13 @@
 # *Before this:* nothing but Python and a first acquaintance with `torch` tensors. About 45 minutes.
 
 # %%
+import io
+
 import ipywidgets as widgets
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -162,6 +165,7 @@ def draw_positions(image, points):
     return figure
 
 
+# %%
 way = torch.tensor([[[2.1, 3.1], [2.5, 3.2], [2.8, 3.5], [2.9, 3.9]]])
 show(
     draw_positions(image, way),
@@ -170,22 +174,30 @@ show(
 )
 
 # %% [markdown]
-# In a running notebook you can move the point yourself. (Without one, the row above says the same.)
+# In a running notebook you can move the point yourself: the left square follows both sliders, the
+# middle one only $x$ and the right one only $y$. (Without a running notebook, the row above says
+# the same.)
 
 
 # %%
-def move_point(x, y):
-    show(
-        draw_positions(image, torch.tensor([[[x, y], [x, 3.5], [2.5, y]]])),
-        alt="The four areas at the chosen point, and at its projections onto the middle lines.",
-    )
+slider_x = widgets.FloatSlider(2.7, min=2, max=2.99, step=0.01, description="x (px)")
+slider_y = widgets.FloatSlider(3.2, min=3, max=3.99, step=0.01, description="y (px)")
+picture = widgets.Image(format="png")
 
 
-sliders = {
-    "x": widgets.FloatSlider(2.7, min=2, max=2.99, step=0.01),
-    "y": widgets.FloatSlider(3.2, min=3, max=3.99, step=0.01),
-}
-_ = widgets.interact(move_point, **sliders)
+def redraw(_change=None):
+    x, y = slider_x.value, slider_y.value
+    buffer = io.BytesIO()
+    figure = draw_positions(image, torch.tensor([[[x, y], [x, 3.5], [2.5, y]]]))
+    figure.savefig(buffer, format="png", dpi=100)
+    picture.value = buffer.getvalue()
+
+
+# %%
+slider_x.observe(redraw, names="value")
+slider_y.observe(redraw, names="value")
+redraw()
+display(widgets.VBox([slider_x, slider_y, picture]))
 
 # %% [markdown]
 # ## Formula
@@ -202,7 +214,8 @@ _ = widgets.interact(move_point, **sliders)
 # $$ w_{00} = (1-dx)(1-dy), \quad w_{10} = dx\,(1-dy), \quad
 # w_{01} = (1-dx)\,dy, \quad w_{11} = dx\,dy \tag{2} $$
 #
-# The four areas fill a square of side 1, so the weights sum to 1. **Step 3, the average:**
+# The four areas fill a square of side 1, so the weights sum to 1. **Step 3, the average**, whose
+# two sums run over the left and right columns and the upper and lower rows:
 #
 # $$ I(x, y) \approx \sum_{a=0}^{1} \sum_{b=0}^{1} w_{ab}\; I(i+a,\; j+b) \tag{3} $$
 #
@@ -251,6 +264,7 @@ def draw_surfaces(corners):
     return figure
 
 
+# %%
 surfaces = {"the notes' pixels": [10.0, 20.0, 30.0, 40.0], "a chessboard": [0.0, 1.0, 1.0, 0.0]}
 show(
     draw_surfaces(surfaces),
@@ -317,6 +331,10 @@ def read_pixel(image, b, c, i, j):
     return float(image[b, c, j, i]) if 0 <= i < W and 0 <= j < H else 0.0
 
 
+read_pixel(image, 0, 0, 3, 4), read_pixel(image, 0, 0, 5, 4)
+
+
+# %%
 def sample_loop(image, points):
     """Equations 1 to 3, one point and one channel at a time."""
     B, C = image.shape[:2]
@@ -335,6 +353,7 @@ def sample_loop(image, points):
     return values
 
 
+# %%
 sample_loop(image, points)
 
 # %% [markdown]
@@ -462,6 +481,7 @@ def draw_rulers(W):
     return figure
 
 
+# %%
 show(
     draw_rulers(5),
     alt="A row of five pixels. Below it two rulers from −1 to 1: one spans the outer edges of the"
@@ -539,6 +559,7 @@ def draw_paddings(row):
     return figure
 
 
+# %%
 row = torch.tensor([[[[30.0, 10.0, 20.0, 50.0, 40.0]]]])
 show(
     draw_paddings(row),
@@ -625,7 +646,7 @@ def sample(
     mirror = padding == "reflection"
     grid = normalise(points.to(dtype), image.shape[2:], align_corners=mirror)
     if image.ndim == 4 and padding != "zeros":
-        # Here grid_sample reads the first pixel, but its backward pass on the CPU would crash.
+        # The pixels that grid_sample itself reads there; its backward pass on the CPU would crash.
         grid = grid.nan_to_num(nan=-1.0, posinf=-1.0 if mirror else 1.0, neginf=-1.0)
     batch, middle, axes = points.shape[0], points.shape[1:-1], points.shape[-1]
     grid = grid.reshape(batch, middle.numel(), *(1,) * (axes - 1), axes)
@@ -691,6 +712,7 @@ def seconds(function, *arguments):
     return perf_counter() - start
 
 
+# %%
 many = torch.rand(1, 100_000, 2, generator=generator) * 200
 big = torch.rand(1, 3, 200, 200, generator=generator)
 gather = min(seconds(sample_gather, big, many) for _ in range(5))
@@ -749,6 +771,7 @@ def draw_kinks(row):
     return figure
 
 
+# %%
 show(
     draw_kinks(row.double()),
     alt="Above: a broken line through five dots. Below: its slope, a staircase that jumps at whole"
@@ -777,6 +800,7 @@ def share_of_left_slopes(dtype):
     return wrong / total
 
 
+# %%
 assert share_of_left_slopes(torch.float64) == 0
 for dtype in (torch.float64, torch.float32):
     nudge = torch.finfo(dtype).eps * 1920 / 2
@@ -834,6 +858,7 @@ def lattice(left, top, width, height, step):
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
 
 
+# %%
 cat = photograph("chelsea", height=150)
 eye = lattice(64.0, 41.0, 42.0, 32.0, step=0.125)
 nearest, bilinear = sample(cat, eye.round()), sample(cat, eye)
@@ -863,13 +888,24 @@ coffee = photograph("coffee", height=150).mean(dim=1, keepdim=True) / 255
 around = lattice(-12.0, -12.0, 25.0, 25.0, step=1.0)
 target = torch.tensor([95.4, 70.3])
 patch = sample(coffee, target + around)
+patch.shape
+
+# %% [markdown]
+# Reading 25 by 25 places around a position needs no code of its own: the places are points like any
+# others, and adding the position to `around` moves them all.
 
 
+# %%
 def loss_at(position):
     """Mean squared difference between the patch and what is read around a position."""
     return (sample(coffee, position + around) - patch).square().mean()
 
 
+start = torch.tensor([100.4, 66.3])
+print(f"loss at the start {loss_at(start):.4f}, at the target {loss_at(target):.4f}")
+
+
+# %%
 def descend(position, steps, rate):
     """Walk against the gradient; returns all positions on the way, shape (steps + 1, 2)."""
     path = [position]
@@ -880,7 +916,8 @@ def descend(position, steps, rate):
     return torch.stack(path)
 
 
-path = descend(torch.tensor([100.4, 66.3]), steps=100, rate=60.0)
+# %%
+path = descend(start, steps=100, rate=60.0)
 miss = (path - target).norm(dim=-1)
 assert miss[-1] < 0.1, "the walk ends within a tenth of a pixel of where the patch was cut"
 print(f"start {miss[0]:.1f} px away, after {len(path) - 1} steps {miss[-1]:.3f} px away")
@@ -907,6 +944,7 @@ def draw_descent(photo, path):
     return figure
 
 
+# %%
 show(
     draw_descent(coffee, path),
     alt="Left: a photograph of a coffee cup with two overlapping squares. Right: the loss as a dark"
