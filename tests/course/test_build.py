@@ -150,19 +150,6 @@ def test_a_chosen_lesson_is_built_alone(small):
     assert small.module.with_name("other.py").exists()
 
 
-def test_the_map_shows_the_measured_figures(small):
-    table = small.house.measured("cpu")
-    table.parent.mkdir(parents=True)
-    table.write_text("lesson,seconds,peak_ram_mib,peak_vram_mib\n1_small/1_double,12.3,345,0\n")
-    small.build()
-    row = small.house.readme.read_text().splitlines()[5]
-    assert row.startswith("| 1_small | [A small lesson](chapters/1_small/1_double.ipynb) | 10 |")
-    assert row.endswith("| 12 | 345 MiB |")
-    small.house.readme.write_text("no marks")
-    with pytest.raises(CourseError, match=r"README\.md: expected the line"):
-        small.build()
-
-
 # --- any lesson, any one-character change ------------------------------------------------------
 
 names = st.sampled_from(["alpha", "beta", "gamma", "delta_e", "_zeta"])

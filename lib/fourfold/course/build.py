@@ -24,18 +24,21 @@ __all__ = ["build", "check"]
 
 @dataclass(frozen=True)
 class Target:
-    """One generated file: what it must hold (None: it must not exist), and its guard.
+    """One generated file: its text or bytes (None: it must not exist), and its guard.
 
     `guard` says why the file as it stands may not be overwritten, or is None.
     """
 
     path: Path
-    text: str | None
+    text: str | bytes | None
     guard: str | None
 
     @property
-    def current(self) -> str | None:
-        return self.path.read_text(encoding="utf-8") if self.path.exists() else None
+    def current(self) -> str | bytes | None:
+        if not self.path.exists():
+            return None
+        content = self.path.read_bytes()
+        return content if isinstance(self.text, bytes) else content.decode()
 
     @property
     def is_stale(self) -> bool:
@@ -74,6 +77,8 @@ def _stale(house: House, target: Target) -> str:
     name = house.name(target.path)
     if target.path.suffix == ".ipynb" and target.current is not None:
         return "\n".join([f"{name}: stale", *_notebook_differences(target)])
+    if isinstance(target.text, bytes):
+        return f"{name}: differs from the figure in its lesson's notebook"
     if target.text is None:
         return f"{name}: generated from a lesson that is gone; `fourfold build` removes it"
     before, after = (target.current or "").splitlines(), target.text.splitlines()
@@ -193,6 +198,15 @@ def _existing_notebook(path: Path, text: str) -> tuple[NotebookNode | None, str 
 
 
 def _readme(house: House, every: Sequence[Lesson]) -> Iterator[Target]:
-    if house.readme.exists():
-        text = house.readme.read_text(encoding="utf-8")
-        yield Target(house.readme, readme.with_map(text, every, house.measured("cpu")), None)
+    """The README's map, and the pictures that it shows from the lessons' notebooks."""
+    if not house.readme.exists():
+        return
+    text = house.readme.read_text(encoding="utf-8")
+    yield Target(house.readme, readme.with_map(text, every, house.measured("cpu")), None)
+    for lesson in every:
+        name = readme.picture_name(lesson)
+        notebook = house.chapters / f"{lesson.key}.ipynb"
+        if f"({name})" in text and notebook.exists():
+            picture = pair.first_figure(pair.from_json(notebook.read_text(encoding="utf-8")))
+            if picture is not None:
+                yield Target(house.root / name, picture, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter, defaultdict, deque
 
@@ -15,6 +16,7 @@ from fourfold.course.lesson import code_digest
 __all__ = [
     "STAMP",
     "differences",
+    "first_figure",
     "from_json",
     "hand_edited",
     "inputs_digest",
@@ -108,6 +110,16 @@ def differences(text: str, notebook: NotebookNode) -> list[str]:
             if x != y:
                 found.append(f"cell {number}: its {what} differs")
     return found
+
+
+def first_figure(notebook: NotebookNode) -> bytes | None:
+    """The PNG of the first cell tagged `figure`, or None when it has not been run."""
+    for cell in notebook.cells:
+        if "figure" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    return None
 
 
 def from_json(text: str) -> NotebookNode:

@@ -1,0 +1,79 @@
+"""The README: its map, its pictures, its code and its links."""
+
+import base64
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_output
+
+from fourfold.course import pair
+from fourfold.course.build import check
+from fourfold.course.errors import CourseError
+from fourfold.course.files import House
+from fourfold.course.lesson import lessons
+
+HOUSE = House.here()
+README = HOUSE.readme.read_text(encoding="utf-8")
+PAGES = [HOUSE.readme, HOUSE.root / "CONTRIBUTING.md", HOUSE.root / "data" / "README.md"]
+
+
+def test_the_map_shows_the_measured_figures(small):
+    table = small.house.measured("cpu")
+    table.parent.mkdir(parents=True)
+    table.write_text("lesson,seconds,peak_ram_mib,peak_vram_mib\n1_small/1_double,12.3,345,0\n")
+    small.build()
+    row = small.house.readme.read_text().splitlines()[5]
+    assert row.startswith("| 1_small | [A small lesson](chapters/1_small/1_double.ipynb) | 10 |")
+    assert row.endswith("| 12 | 345 MiB |")
+
+
+def test_a_readme_without_the_marks_is_refused(small):
+    small.house.readme.write_text("no marks")
+    with pytest.raises(CourseError, match=r"README\.md: expected the line"):
+        small.build()
+
+
+def test_a_picture_is_taken_from_the_notebook_and_caught_when_it_differs(small):
+    picture = small.house.root / "data" / "results" / "figure_1_small_1_double.png"
+    with small.house.readme.open("a") as file:
+        file.write("\n![A figure](data/results/figure_1_small_1_double.png)\n")
+    small.write('# %% tags=["figure"]\nx = 1\n\n# %% tags=["promote"]\nA = 1\n')
+    small.build()
+    notebook = nbformat.read(small.notebook, as_version=4)
+    figure = next(c for c in notebook.cells if "figure" in c.metadata.get("tags", []))
+    data = {"image/png": base64.b64encode(b"\x89PNG picture").decode()}
+    figure.outputs = [new_output("display_data", data=data)]
+    small.notebook.write_text(pair.to_json(notebook))
+    small.build()
+    assert picture.read_bytes() == b"\x89PNG picture"
+    picture.write_bytes(b"another")
+    assert any("figure_1_small_1_double.png: differs" in line for line in check(small.house))
+
+
+def test_every_lesson_has_a_measured_row_in_the_map():
+    for lesson in lessons(HOUSE):
+        row = next(line for line in README.splitlines() if f"chapters/{lesson.key}.ipynb" in line)
+        assert re.search(r"\| \d+ \| \d+ MiB \|$", row), row
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_into_the_repository_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_python_shown_in_the_readme_is_the_library_s_own():
+    library = "\n".join(p.read_text(encoding="utf-8") for p in HOUSE.library.rglob("*.py"))
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert block.strip() in library
+
+
+def test_the_commands_it_shows_are_those_of_the_makefile():
+    makefile = (HOUSE.root / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make (\w+)", README)):
+        assert f"\n{target}:" in makefile, target
