@@ -446,6 +446,9 @@ assert torch.equal(affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)), (
 
 
 # %% tags=["promote"]
+Point = tuple[float | int, float | int]
+
+
 def _about(linear, centre, shift, device, dtype) -> Tensor:
     """Give the matrix of p = linear (q − centre) + centre + shift."""
     (a, b), (c, d) = linear
@@ -456,8 +459,8 @@ def _about(linear, centre, shift, device, dtype) -> Tensor:
 
 
 def translation(
-    dx: float,
-    dy: float,
+    dx: float | int,
+    dy: float | int,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -468,7 +471,7 @@ def translation(
 
     Convention: acts on (x, y, 1), x to the right, y down.
     """
-    return _about([[1.0, 0.0], [0.0, 1.0]], (0.0, 0.0), (dx, dy), device, dtype)
+    return _about([[1.0, 0.0], [0.0, 1.0]], (0, 0), (dx, dy), device, dtype)
 
 
 # %% [markdown]
@@ -477,8 +480,8 @@ def translation(
 
 # %% tags=["promote"]
 def rotation(
-    degrees: float,
-    centre: tuple[float, float] = (0.0, 0.0),
+    degrees: float | int,
+    centre: Point = (0, 0),
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -495,12 +498,12 @@ def rotation(
     cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
     for _ in range(int(quarters) % 4):
         cos, sin = -sin, cos
-    return _about([[cos, -sin], [sin, cos]], centre, (0.0, 0.0), device, dtype)
+    return _about([[cos, -sin], [sin, cos]], centre, (0, 0), device, dtype)
 
 
 def scaling(
-    factor: float | tuple[float, float],
-    centre: tuple[float, float] = (0.0, 0.0),
+    factor: float | int | Point,
+    centre: Point = (0, 0),
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -512,8 +515,8 @@ def scaling(
     Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
     the top-left pixel at (0, 0).
     """
-    fx, fy = factor if isinstance(factor, tuple) else (factor, factor)
-    return _about([[fx, 0.0], [0.0, fy]], centre, (0.0, 0.0), device, dtype)
+    fx, fy = (factor, factor) if isinstance(factor, float | int) else factor
+    return _about([[fx, 0.0], [0.0, fy]], centre, (0, 0), device, dtype)
 
 
 # %% [markdown]
@@ -625,8 +628,8 @@ def _check_order(p: Float[Tensor, "4 2"], q: Float[Tensor, "4 2"]) -> None:
 
 # %% tags=["promote", "exercise"]
 def homography_from_points(
-    from_points: Float[Tensor, "4 2"] | Sequence[tuple[float, float]],
-    to_points: Float[Tensor, "4 2"] | Sequence[tuple[float, float]],
+    from_points: Float[Tensor, "4 2"] | Sequence[Point],
+    to_points: Float[Tensor, "4 2"] | Sequence[Point],
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
