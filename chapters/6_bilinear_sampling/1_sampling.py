@@ -52,8 +52,8 @@ from fourfold.kit.notebook import shows_error
 # weight. A pixel counts the more, the nearer the point is to it.
 #
 # The answer changes continuously when the point moves, so it has a slope: we can ask *in which
-# direction would the value grow?* and move the point there. A list lookup has no slope. This is why
-# a network that looks things up in an image, as RAFT and CoTracker do, can be trained at all.
+# direction would the value grow?* and move the point there. Rounding the position to the nearest
+# pixel would give a value without a slope, and nothing can be learned through that.
 #
 # Positions are written $(x, y)$: $x$ counts columns to the right, $y$ counts rows down, and the
 # centre of the top-left pixel is $(0, 0)$. The image $I$ is $W$ pixels wide and $H$ high, and
@@ -382,7 +382,7 @@ def floor_and_fraction(
 
     points    (*N, D) coordinates in pixels
     corner    (*N, D) int64, the largest integers not above them
-    fraction  (*N, D) points − corner, in [0, 1)
+    fraction  (*N, D) points − corner, in [0, 1); 1 where rounding swallows a tiny negative point
 
     Convention: (x, y) order, x to the right, y down, pixel centres on integers. Finite points only.
     """
@@ -1091,7 +1091,10 @@ with shows_error(ValueError):
 #
 # A diverging network hands over NaN (not a number) or infinite positions. They do not stop the
 # program: `sample` gives what `grid_sample` gives. For an image on the CPU that is NaN where
-# outside is zero, and a pixel of the border otherwise. The gradient to such a point says nothing.
+# outside is zero, and a pixel of the border otherwise (for a video, zero and a pixel of the
+# border). The gradient to such a point says nothing. On its own, the CPU version of `grid_sample`
+# can even crash in the backward pass of a border or a mirror, so `sample` puts the border pixel in
+# its place first.
 
 # %%
 lost = torch.tensor([[[float("nan"), 1.0], [float("inf"), 1.0], [1e30, 1.0]]])
@@ -1104,14 +1107,15 @@ for padding in ("zeros", "border", "reflection"):
 #
 # ### Half precision
 #
-# Networks on GPUs often compute in 16-bit numbers. A float16 has 11 bits for its digits, so the
+# Networks on GPUs often compute in 16-bit numbers. They keep only two or three digits, so the
 # larger the coordinate, the coarser its steps.
 
 # %%
 x = torch.tensor([10.3, 100.3, 1000.3])
-print("asked for:", x.tolist())
-print("float16:  ", x.half().tolist())
-print("bfloat16: ", x.bfloat16().tolist())
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    step = 512 * torch.finfo(dtype).eps  # numbers from 512 to 1024 are this far apart
+    values = ", ".join(f"{value:.6g}" for value in x.to(dtype).tolist())
+    print(f"{dtype!s:15} {values:26} steps near 1000: {step:.1g}")
 
 # %% [markdown]
 # Near 1000 pixels a float16 moves in steps of half a pixel, a bfloat16 in steps of four. What the
