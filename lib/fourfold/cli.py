@@ -55,6 +55,7 @@ def lab(
     port: Annotated[int, typer.Option(help="The first port to try.")] = 8888,
 ) -> None:
     """Open the course in JupyterLab, in a workspace where you can change anything."""
+    import os
     import subprocess
     import sys
 
@@ -73,6 +74,12 @@ def lab(
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={place.resolve()}"]
     command += [f"--LabApp.default_url=/lab/tree/{first.key}.ipynb", f"--port={port}"]
     command += [] if browser else ["--no-browser"]
+    # The room works on a train: no news, no update check, no list of extensions to fetch.
+    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--log-level=WARN"]  # the URL is still printed, without fifty lines above it
+    if getattr(os, "geteuid", lambda: 1)() == 0:
+        command += ["--allow-root"]  # as in a container; the server listens to this machine alone
     typer.echo(f"opening {first.key} in {place}; stop with Ctrl-C")
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
