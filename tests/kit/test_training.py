@@ -281,15 +281,15 @@ def test_batches_that_can_be_gone_through_once_only_are_named():
 
 
 def test_any_iterable_of_batches_resumes(tmp_path, without_shape_checks):
-    """Batches made on the fly from all three random number generators.
+    """Batches in an order drawn for each pass, made on the fly from all three generators.
 
     Without the shape checks of the tests, because they draw from Python's generator themselves.
     """
 
     class Made:
         def __iter__(self):
-            for _ in range(3):
-                yield torch.tensor([[random.random(), np.random.rand(), torch.rand(()).item()]])
+            for index in torch.randperm(3).tolist():
+                yield torch.tensor([[random.random(), np.random.rand(), index + torch.rand(())]])
 
     def start(folder, **options):
         seed_everything(5)

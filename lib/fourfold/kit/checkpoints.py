@@ -84,9 +84,8 @@ def load_checkpoint(path: str | Path, model: nn.Module, sha256: str | None = Non
     if sha256 is None and path.with_suffix(".json").is_file():
         sha256 = json.loads(path.with_suffix(".json").read_text("utf-8"))["sha256"]
     tensors = load_tensors(path, sha256)
-    own = model.state_dict()
-    _check_keys(path, tensors, own)
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
+    _check_keys(path, tensors, model.state_dict())
+    model.load_state_dict(tensors)  # copies into the model's own tensors, which keep their dtype
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -104,7 +103,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read named tensors from a safetensors file.
+    """Read named tensors from a safetensors file, in the order of their names.
 
     Raises FileNotFoundError for a path without a file, and ValueError for a file that is damaged
     or does not match `sha256`.
@@ -117,9 +116,10 @@ def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     if sha256 is not None and found != sha256:
         raise ValueError(f"{path.name} has sha256 {found}; expected {sha256}")
     try:
-        return _parse(data)
+        tensors = _parse(data)
     except SafetensorError as error:
         raise ValueError(f"{path.name} is not a whole safetensors file ({error})") from error
+    return dict(sorted(tensors.items()))  # safetensors hands them out in any order
 
 
 def file_sha256(path: str | Path) -> str:
@@ -171,11 +171,11 @@ def _halved(key: str, value: Tensor) -> Tensor:
 
 
 def _check_keys(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    wrong = [f"missing {key}" for key in expected if key not in found]
+    wrong = [f"missing {key}" for key in sorted(expected) if key not in found]
     wrong += [f"unexpected {key}" for key in found if key not in expected]
     wrong += [
         f"{key} has shape {tuple(found[key].shape)}; expected {tuple(expected[key].shape)}"
-        for key in expected
+        for key in sorted(expected)
         if key in found and found[key].shape != expected[key].shape
     ]
     if wrong:
