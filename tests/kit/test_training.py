@@ -182,17 +182,18 @@ def test_a_run_stopped_while_it_writes_goes_on_from_the_checkpoint_before(tmp_pa
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     whole, _ = run()
     command = [sys.executable, SCRIPT, str(tmp_path)]
-    for reached in (7, 16):
-        process = subprocess.Popen([*command, "--pause", "0.05"], env=_environment())
-        _wait_for_step(tmp_path / "log.csv", reached, process)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    process = subprocess.Popen([*command, "--pause", "0.05"], env=_environment())
+    try:
+        _wait_for_step(tmp_path / "log.csv", 12, process)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "final.safetensors").exists()
     subprocess.run(command, env=_environment(), check=True)
     assert _same_bits(whole, load_tensors(tmp_path / "final.safetensors"))
 
 
-def _wait_for_step(log, step, process, seconds=60):
+def _wait_for_step(log, step, process, seconds=120):
     end = time.monotonic() + seconds
     while not log.exists() or len(log.read_text().splitlines()) <= step:
         assert process.poll() is None, "the run ended before it was killed"
