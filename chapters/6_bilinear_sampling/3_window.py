@@ -137,7 +137,7 @@ print(credit("motorcycle"))
 # %% tags=["figure"]
 def draw_pipeline(radius=2):
     corner, fraction = guess.floor().long() - radius, guess - guess.floor()
-    patch = read_patch(similarity[None, None], corner[None, None], 2 * radius + 2)[0, 0, 0]
+    patch = read_patch(similarity[None], corner[None, None], 2 * radius + 2)[0, 0]
     rows = torch.lerp(patch[:-1], patch[1:], fraction[1])
     window = sample_window(similarity[None], guess[None], radius)[0]
     steps = {
@@ -203,9 +203,9 @@ show(
 # | $r$ | radius of the window | whole number, map px | `radius` | radius r |
 # | $(i, j)$ | first pixel of the patch, (x, y) | (B, K, 2), whole map px | `corner` | corner (i, j) |
 # | $d$ | how far the points lie past whole pixels | (B, K, 2), in [0, 1) | `fraction` | fraction d |
-# | $P$ | patch of whole pixels | (B, K, C, 2r+2, 2r+2) | `patch` | patch P |
-# | $Q$ | rows: the patch mixed downwards | (B, K, C, 2r+1, 2r+2) | `rows` | rows Q |
-# | $V$ | window: the rows mixed across | (B, K, C, 2r+1, 2r+1) | `window` | window V |
+# | $P$ | patch of whole pixels | (B, K, 2r+2, 2r+2) | `patch` | patch P |
+# | $Q$ | rows: the patch mixed downwards | (B, K, 2r+1, 2r+2) | `rows` | rows Q |
+# | $V$ | window: the rows mixed across | (B, K, 2r+1, 2r+1) | `window` | window V |
 #
 # Letters of shapes: $B$ maps, $K$ centres on each map, $C$ channels, $H$ and $W$ the size of the map.
 
@@ -310,47 +310,42 @@ row_part[:, None] + column_part
 
 # %% tags=["promote", "exercise"]
 def read_patch(
-    maps: Float[Tensor, "B C H W"], corner: Int[Tensor, "B K 2"], size: int
-) -> Float[Tensor, "B K C {size} {size}"]:
+    maps: Float[Tensor, "B H W"], corner: Int[Tensor, "B K 2"], size: int
+) -> Float[Tensor, "B K {size} {size}"]:
     """Copy a square of whole pixels out of each map (equation 3 of the lesson).
 
-    maps     (B, C, H, W) values in any unit
+    maps     (B, H, W) values in any unit
     corner   (B, K, 2) the top-left pixel (x, y) of each patch, as integers; K patches per map
     size     the side of a patch in pixels
-    returns  (B, K, C, size, size) the pixels, 0 for those outside the map
+    returns  (B, K, size, size) the pixels, 0 for those outside the map
 
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
     first patch axis y, second x.
     """
-    B, C, H, W = maps.shape
+    H, W = maps.shape[1:]
     step = torch.arange(size, device=corner.device)
     x, y = (first[..., None] + step for first in corner.unbind(-1))
     # A row or a column outside the map makes the sum of the two negative, whatever the other is.
     row = torch.where((y >= 0) & (y < H), y * W, -H * W)
     column = torch.where((x >= 0) & (x < W), x, -H * W)
-    index = (row[..., :, None] + column[..., None, :]).flatten(1)[:, None]
+    index = row[..., :, None] + column[..., None, :]
     outside = index < 0
-    pixels = maps.flatten(2).gather(2, index.clamp_(min=0).expand(-1, C, -1))
-    # A choice, not a product with 0: a NaN in a corner must not reach the points beyond it.
-    pixels = torch.where(outside, 0, pixels)
-    return pixels.view(B, C, corner.shape[1], size, size).transpose(1, 2)
+    pixels = maps.flatten(1).gather(1, index.clamp_(min=0).flatten(1)).view(index.shape)
+    # A choice, not a product with 0: a NaN on the map must not reach the points outside it.
+    return torch.where(outside, 0, pixels)
 
 
 # %% tags=["check"]
-numbers = torch.arange(40.0).view(2, 1, 4, 5) + 1
+numbers = torch.arange(40.0).view(2, 4, 5) + 1
 corners = torch.tensor([[[3, -1], [1, 1], [9, 9]], [[-2, 2], [0, 0], [2, 3]]])
 patches = read_patch(numbers, corners, 3)
-assert patches.shape == (2, 3, 1, 3, 3), "a patch has the shape (B, K, C, size, size)"
+assert patches.shape == (2, 3, 3, 3), "a patch has the shape (B, K, size, size)"
 for b in range(2):
     for k in range(3):
-        expected = read_patch_loop(numbers[b, 0], corners[b, k].tolist(), 3)
-        assert torch.equal(patches[b, k, 0], expected), (
-            f"patch {k} of map {b} differs from the loop"
-        )
-two_channels = read_patch(torch.cat([numbers, -numbers], dim=1), corners, 3)
-assert torch.equal(two_channels[:, :, 1], -patches[:, :, 0]), "each channel is read on its own"
-lit = read_patch(torch.full((1, 1, 2, 2), math.nan), torch.tensor([[[2, 0]]]), 2)
-assert torch.equal(lit, torch.zeros(1, 1, 1, 2, 2)), "outside is 0, also beside a NaN"
+        expected = read_patch_loop(numbers[b], corners[b, k].tolist(), 3)
+        assert torch.equal(patches[b, k], expected), f"patch {k} of map {b} differs from the loop"
+beyond = read_patch(torch.full((1, 2, 2), math.nan), torch.tensor([[[2, 0]]]), 2)
+assert torch.equal(beyond, torch.zeros(1, 1, 2, 2)), "outside is 0, also beside a NaN"
 
 # %% [markdown]
 # ### Two shifted sums
@@ -410,7 +405,9 @@ assert torch.allclose(blend_patch(stack, shares), expected, atol=1e-6), "differs
 # %% [markdown]
 # ### The look-up
 #
-# Equation 2 and the two functions together. The arguments may have one centre for each map, as RAFT's, or $K$ of them, as CoTracker's, which follows $K$ points through maps of $C$ channels; an axis that is not there is added and taken away again.
+# Equation 2 and the two functions together. There may be one centre for each map, as in RAFT, or $K$ of them, as in CoTracker, which follows $K$ points through maps of many channels. An axis that is not there is added and taken away again.
+#
+# Maps of several channels go to `sample`: it computes the weights of a point once and uses them for every channel, which leaves the patch little to save. An exercise below measures it.
 
 
 # %% tags=["promote"]
@@ -439,6 +436,24 @@ def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
 
 
 # %% tags=["promote"]
+def _window_from_patch(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
+    size = 2 * radius + 2
+    dtype = maps.dtype if maps.dtype.itemsize > 2 else torch.float32
+    floor = centres.floor()
+    fraction = (centres - floor).to(dtype)
+    # The clamp keeps a far centre outside and its corner a number that an integer can hold.
+    corner = (floor - radius).clamp(-size, max(maps.shape[1:])).long()
+    patch = read_patch(maps, corner, size)
+    return blend_patch(patch.to(dtype), fraction).to(maps.dtype)
+
+
+def _window_from_points(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
+    side = 2 * radius + 1
+    offsets = pixel_grid(side, side, device=centres.device, dtype=centres.dtype) - radius
+    return sample(maps, centres[:, :, None, None] + offsets).transpose(1, 2)
+
+
+# %% tags=["promote"]
 def sample_window(
     maps: Float[Tensor, "B *C H W"], centres: Float[Tensor, "B *K 2"], radius: int
 ) -> Float[Tensor, "B ... {2*radius+1} {2*radius+1}"]:
@@ -462,20 +477,15 @@ def sample_window(
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2, the look-up operator.
     """
     _check_arguments(maps, centres, radius)
-    H, W = maps.shape[-2:]
-    size = 2 * radius + 2
-    stack = maps if maps.ndim == 4 else maps[:, None]
     points = centres if centres.ndim == 3 else centres[:, None]
     points = points.float() if points.dtype.itemsize < 4 else points
-    dtype = maps.dtype if maps.dtype.itemsize > 2 else torch.float32
-    floor = points.floor()
-    fraction = (points - floor)[:, :, None].to(dtype)
-    # The clamp keeps a far centre outside and its corner a number that an integer can hold.
-    corner = (floor - radius).clamp(-size, max(H, W)).long()
-    patch = read_patch(stack, corner, size)
-    window = blend_patch(patch.to(dtype), fraction).to(maps.dtype)
-    window = window if maps.ndim == 4 else window.squeeze(2)
-    return window if centres.ndim == 3 else window.squeeze(1)
+    if maps.ndim == 3:
+        window = _window_from_patch(maps, points, radius)
+    elif maps.shape[1] == 1:
+        window = _window_from_patch(maps[:, 0], points, radius)[:, :, None]
+    else:
+        window = _window_from_points(maps, points, radius)
+    return window if centres.ndim == 3 else window[:, 0]
 
 
 # %% tags=["check"]
@@ -569,7 +579,7 @@ print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} 
 # Memory is a draw. Both write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
 
 # %% tags=["nbval-check-output"]
-one_patch = read_patch(similarity[None, None], torch.tensor([[[33, 17]]]), 10)
+one_patch = read_patch(similarity[None], torch.tensor([[[33, 17]]]), 10)
 coordinates = torch.zeros(9, 9, 2)
 index = torch.zeros(10, 10, dtype=torch.int64)
 print("points:", 2 * coordinates.nbytes, "bytes of coordinates, in pixels and rescaled")
@@ -844,17 +854,17 @@ assert torch.allclose(blend_patch_wrong(symmetric, share), blend_patch(symmetric
 #
 # </details>
 #
-# **Measure.** CoTracker reads feature maps with many channels at $K$ centres each. Is the gain larger or smaller there? Time `sample_window` against `sample` for maps of shape (4, 128, 48, 64) with 256 centres and radius 3.
+# **Measure.** CoTracker reads feature maps with many channels. Does the patch pay there too? Take features of shape (4, 128, 48, 64), one centre in each and radius 3. Give the patch one map per channel, `features.flatten(0, 1)`, with each centre repeated 128 times, and time it against `sample_window(features, …)`, which samples each point.
 #
 # <details><summary>Hint</summary>
 #
-# `best_seconds` takes a dictionary of calls. `sample` accepts points of shape (B, K, S, S, 2) and returns (B, C, K, S, S).
+# `best_seconds` takes a dictionary of calls. `centres.repeat_interleave(128, dim=0)` puts the copies in the order of the flattened maps.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
-# Smaller as a rule. Sampling computes its four weights once for all channels and then streams through them, so per-point work is shared there too; the patch still saves reads. The number depends on the machine: report the ratio, the shapes and the number of threads.
+# No, it loses. `grid_sample` computes the four weights of a point once and uses them for all 128 channels, so there is little left to share; the patch writes down an index and 64 pixels for each channel, where 49 values are wanted. The ratio depends on the machine: report it with the shapes and the number of threads.
 #
 # </details>
 
@@ -901,11 +911,9 @@ assert exact == [24, 24, 24, 24]
 spoiled = torch.ones(1, 3, 3)
 spoiled[0, 1, 0] = math.nan
 clamped = spoiled[0, 1].gather(0, torch.tensor([-2, -1, 0, 1]).clamp(min=0))
+row = read_patch(spoiled, torch.tensor([[[-2, 1]]]), 4)[0, 0, 0]
 print("product with a mask:", (clamped * torch.tensor([0, 0, 1, 1])).tolist())
-print(
-    "read_patch:         ",
-    read_patch(spoiled[None], torch.tensor([[[-2, 1]]]), 4)[0, 0, 0, 0].tolist(),
-)
+print("read_patch:         ", row.tolist())
 
 # %% [markdown]
 # ### A centre that is lost
