@@ -55,12 +55,11 @@ def lab(
     port: Annotated[int, typer.Option(help="The first port to try.")] = 8888,
 ) -> None:
     """Open the course in JupyterLab, in a workspace where you can change anything."""
-    import os
     import subprocess
-    import sys
 
     from fourfold.course.errors import CourseError
     from fourfold.course.files import House
+    from fourfold.course.lab import lab_command, lab_environment
     from fourfold.course.lesson import lessons, select
     from fourfold.course.workspace import start as fill
 
@@ -71,17 +70,9 @@ def lab(
     first = (select(house, [name]) if name else every)[0]
     place = folder or house.workspace
     fill(house, place, every)
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={place.resolve()}"]
-    command += [f"--LabApp.default_url=/lab/tree/{first.key}.ipynb", f"--port={port}"]
-    command += [] if browser else ["--no-browser"]
-    # The room works on a train: no news, no update check, no list of extensions to fetch.
-    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command += ["--log-level=WARN"]  # the URL is still printed, without fifty lines above it
-    if getattr(os, "geteuid", lambda: 1)() == 0:
-        command += ["--allow-root"]  # as in a container; the server listens to this machine alone
+    command = lab_command(place, first.key, browser=browser, port=port)
     typer.echo(f"opening {first.key} in {place}; stop with Ctrl-C")
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    raise typer.Exit(subprocess.run(command, check=False, env=lab_environment()).returncode)
 
 
 @app.command()
