@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fourfold.kit import checkpoints
 from fourfold.kit.checkpoints import (
     ModelCard,
     file_sha256,
@@ -16,7 +15,6 @@ from fourfold.kit.checkpoints import (
     read_card,
     save_checkpoint,
     save_tensors,
-    write_atomically,
 )
 
 CARD = ModelCard(
@@ -145,20 +143,6 @@ def test_wrong_paths_are_named(tmp_path):
         load_checkpoint(tmp_path / "none.safetensors", _model())
     with pytest.raises(FileNotFoundError, match="there is no model card"):
         read_card(tmp_path / "none.safetensors")
-
-
-def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "notes.txt"
-    write_atomically(path, "old")
-
-    def stop(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints.os, "fsync", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 _DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]

@@ -5,7 +5,6 @@ Nothing here uses pickle, which runs whatever code a file contains.
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from safetensors.torch import load as _parse
 from safetensors.torch import save as _serialise
 from torch import Tensor, nn
 
+from fourfold.course.files import write_whole
+
 __all__ = [
     "ModelCard",
     "file_sha256",
@@ -23,7 +24,6 @@ __all__ = [
     "read_card",
     "save_checkpoint",
     "save_tensors",
-    "write_atomically",
 ]
 
 
@@ -48,7 +48,7 @@ def save_checkpoint(
     card: ModelCard,
     *,
     float16: bool = False,
-    max_megabytes: float = 20.0,
+    max_megabytes: float = 6.0,
 ) -> str:
     """Write the model's parameters and buffers to `path`, its card beside it; return the sha256.
 
@@ -68,8 +68,8 @@ def save_checkpoint(
         )
     digest = hashlib.sha256(data).hexdigest()
     about = {**asdict(card), "sha256": digest, "bytes": len(data), "float16": float16}
-    write_atomically(path, data)
-    write_atomically(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False))
+    write_whole(path, data)
+    write_whole(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False))
     return digest
 
 
@@ -99,7 +99,7 @@ def read_card(path: str | Path) -> ModelCard:
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
     """Write named tensors to `path` as safetensors, whole or not at all."""
-    write_atomically(_safetensors_path(path), _bytes(tensors))
+    write_whole(_safetensors_path(path), _bytes(tensors))
 
 
 def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -126,22 +126,6 @@ def file_sha256(path: str | Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            # Without it, a power cut after the renaming can leave the new name on an empty file.
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _safetensors_path(path: str | Path) -> Path:

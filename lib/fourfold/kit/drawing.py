@@ -95,7 +95,13 @@ def show(figure: Figure, alt: str, photo: bool = False) -> None:
     if _inside_ipython():
         from IPython.display import Image, display
 
-        display(Image(data=data, format=kind, alt=alt))
+        class Picture(Image):
+            """A picture whose text form, for a reader without pictures, is its description."""
+
+            def __repr__(self):
+                return alt
+
+        display(Picture(data=data, format=kind, alt=alt))
 
 
 def to_picture(

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourfold.kit.checkpoints import load_tensors, save_tensors, write_atomically
+from fourfold.course.files import write_whole
+from fourfold.kit.checkpoints import load_tensors, save_tensors
 
 __all__ = ["StepRecord", "Store", "Stream", "random_state", "set_random_state"]
 
@@ -103,7 +104,7 @@ class Store:
         if self.accelerator.is_main_process:
             lines = [StepRecord._fields, *records]
             text = "".join(",".join(map(str, line)) + "\n" for line in lines)
-            write_atomically(self.folder / "log.csv", text)
+            write_whole(self.folder / "log.csv", text)
             # Line by line on disk: a killed run keeps its log up to the last checkpoint.
             self.file = open(self.folder / "log.csv", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         return records
@@ -131,10 +132,10 @@ class Store:
                 "settings": self.settings,
                 "scaler": scaler.state_dict() if scaler else None,
             }
-            write_atomically(partial / "state.json", json.dumps(state, indent=2))
+            write_whole(partial / "state.json", json.dumps(state, indent=2))
         self.accelerator.wait_for_everyone()
         own = {"random": random_state(), "position": stream.position()}
-        write_atomically(partial / f"process_{rank}.json", json.dumps(own))
+        write_whole(partial / f"process_{rank}.json", json.dumps(own))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             os.replace(partial, whole)
