@@ -51,9 +51,12 @@ from fourfold.kit.notebook import shows_error
 # and make four weights $w_{ab}$ from them; then add up the four values, each times its
 # weight. A pixel counts the more, the nearer the point is to it.
 #
-# The answer changes continuously when the point moves, so it has a slope: we can ask *in which
-# direction would the value grow?* and move the point there. Rounding the position to the nearest
-# pixel would give a value without a slope, and nothing can be learned through that.
+# The answer changes continuously when the point moves, so it has a slope: we can ask *in
+# which direction would the value grow?* and move the point there. Rounding the position to
+# the nearest pixel would give a value without a slope, and nothing can be learned through
+# that. Three uses of it carry through this course: the transformation of images (图像变换) and
+# the mapping of textures onto surfaces (纹理映射) are the next lesson, the look-up of values
+# where an optical flow (光流) points is the one after.
 #
 # Positions are written $(x, y)$: $x$ counts columns to the right, $y$ counts rows down, and the
 # centre of the top-left pixel is $(0, 0)$. The image $I$ is $W$ pixels wide and $H$ high, and
@@ -61,8 +64,8 @@ from fourfold.kit.notebook import shows_error
 #
 # > **x first, row first.** A position names its column first: $(i, j)$ is column $i$, row $j$. An
 # > array is indexed by its row first: the value $I(i, j)$ is stored at `image[j, i]`. Both habits
-# > are old, neither will go away, and swapping them is the most common mistake in this subject. We
-# > make it on purpose under *What breaks*.
+# > are old, neither will go away, and mistaking one for the other raises no error. We do it on
+# > purpose under *What breaks*.
 
 # %% [markdown]
 # ## Figure
@@ -663,6 +666,7 @@ assert sample(noise, anywhere.reshape(2, 8, 5, 2)).shape == (2, 3, 8, 5), (
     "points of shape (B, 8, 5, 2) give values of shape (B, C, 8, 5)"
 )
 assert sample(noise, anywhere[:, 0]).shape == (2, 3), "one point per image gives shape (B, C)"
+assert sample(image.half(), points).dtype == torch.float16, "the values have the image's dtype"
 far = torch.full((1, 1, 2), 99.0)
 assert sample(image + 1, far, padding="border").item() == 1, "border repeats the nearest pixel"
 mirrored = sample(
@@ -887,8 +891,7 @@ print(credit("chelsea"))
 coffee = photograph("coffee", height=150).mean(dim=1, keepdim=True) / 255
 around = lattice(-12.0, -12.0, 25.0, 25.0, step=1.0)
 target = torch.tensor([95.4, 70.3])
-patch = sample(coffee, target + around)
-patch.shape
+sample(coffee, target + around).shape
 
 # %% [markdown]
 # Reading 25 by 25 places around a position needs no code of its own: the places are points like any
@@ -896,9 +899,10 @@ patch.shape
 
 
 # %%
-def loss_at(position):
+def loss_at(position, image=coffee):
     """Mean squared difference between the patch and what is read around a position."""
-    return (sample(coffee, position + around) - patch).square().mean()
+    patch = sample(image, target + around)
+    return (sample(image, position + around) - patch).square().mean()
 
 
 start = torch.tensor([100.4, 66.3])
@@ -906,12 +910,12 @@ print(f"loss at the start {loss_at(start):.4f}, at the target {loss_at(target):.
 
 
 # %%
-def descend(position, steps, rate):
+def descend(position, steps, rate, image=coffee):
     """Walk against the gradient; returns all positions on the way, shape (steps + 1, 2)."""
     path = [position]
     for _ in range(steps):
         position = path[-1].clone().requires_grad_()
-        (slope,) = torch.autograd.grad(loss_at(position), position)
+        (slope,) = torch.autograd.grad(loss_at(position, image), position)
         path.append(path[-1] - rate * slope)
     return torch.stack(path)
 
@@ -996,26 +1000,28 @@ print(credit("coffee"))
 # <details><summary>Answer</summary>
 #
 # The value stays the same until the point crosses the middle between two pixels, so the gradient is
-# zero almost everywhere and the walk never leaves its start. Try it:
-# `(sample(coffee, (position + around).round()) - patch)`; PyTorch gives `round` a gradient of zero.
+# zero almost everywhere and the walk never leaves its start. Try it: read at
+# `(position + around).round()` in `loss_at`; PyTorch gives `round` a gradient of zero.
 #
 # </details>
 #
-# **Vary.** Start `descend` 10 pixels away from the target instead of 6. Does it arrive? Then read
-# both from a blurred photograph (`F.avg_pool2d(coffee, 9, stride=1, padding=4)`) and try again.
+# **Vary.** Start 10 pixels above the target, at (95.4, 60.3). Does the walk arrive? Then blur the
+# photograph with `F.avg_pool2d(coffee, 9, stride=1, padding=4)`, hand it to `descend` and try
+# again.
 #
 # <details><summary>Hint</summary>
 #
-# Look at the contour figure: where does the valley end? A blurred image has a smaller gradient, so
-# the rate may grow.
+# Look at the contours: where does the valley end? Blurring makes the gradient smaller, so the rate
+# may grow to 150.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
-# The gradient sees one pixel in each direction; beyond the valley it points into other hollows.
-# Blurring widens the valley, which is why methods of optical flow work from coarse to fine, and why
-# RAFT looks at a whole window of positions, on several scales, instead of at a slope.
+# It does not: the gradient sees one pixel in each direction, and beyond the valley it leads into
+# another hollow, farther away than the start. In the blurred photograph the valley is wider and the
+# walk arrives. This is why methods of optical flow work from coarse to fine, and why RAFT looks at
+# a whole window of positions, on several scales. The numbers are in the cell below.
 #
 # </details>
 #
@@ -1037,6 +1043,17 @@ print(credit("coffee"))
 # quarters). The linspace belongs to `align_corners=True`.
 #
 # </details>
+
+# %% [markdown]
+# The numbers behind the last two answers:
+
+# %%
+above = torch.tensor([95.4, 60.3])
+blurred = F.avg_pool2d(coffee, 9, stride=1, padding=4)
+sharp_end, blurred_end = descend(above, 100, 60.0)[-1], descend(above, 100, 150.0, blurred)[-1]
+assert (sharp_end - target).norm() > 10 and (blurred_end - target).norm() < 1
+print(f"sharp: ends {(sharp_end - target).norm():.1f} px away", end=", ")
+print(f"blurred: {(blurred_end - target).norm():.1f} px")
 
 # %%
 edge = torch.linspace(-1, 1, 5)
@@ -1061,9 +1078,9 @@ show(
 )
 
 # %% [markdown]
-# The picture is mirrored along its diagonal, and its right part is black, since the swapped points
-# leave the image there. In a square image without a clear up and down this can go unseen for weeks.
-# Test with an image that is wider than high.
+# The picture is mirrored along its diagonal (the cup has moved from the top to the left), and its
+# right part is black, since the swapped points leave the image there. In a square image without a
+# clear up and down this can go unseen for weeks. Test with an image that is wider than high.
 #
 # ### What the code says to bad input
 #

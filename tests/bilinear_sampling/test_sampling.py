@@ -238,6 +238,13 @@ def test_half_precision_points_are_not_rounded_again(dtype):
         assert sample(ramp, place).item() == pytest.approx(place[0, 0].item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_images_are_read_at_exact_points(dtype):
+    stripes = (torch.arange(1024) % 2).to(dtype).reshape(1, 1, 1, 1024)
+    # 1e-2: one rounding of the value to bfloat16; the place itself is exact.
+    assert sample(stripes, torch.tensor([[1000.25, 0.0]])).item() == pytest.approx(0.25, abs=1e-2)
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_one_pixel(padding):
     image = torch.full((1, 1, 1, 1), 3.0).double()
