@@ -61,6 +61,8 @@ def block_features(image, size=16, step=4):
 
 # %% [markdown]
 # The product of all vectors of one image with all vectors of the other is a matrix of all pairs. Row by row it is a stack of maps, one for each place of the left photograph: what RAFT calls the **correlation volume**.
+#
+# Follow one place, on the motorcycle's front light. The dataset knows by how much each pixel moves, its **disparity** (视差); the guess is a little wrong on purpose.
 
 # %%
 pair = stereo_pair(shrink=2)
@@ -69,15 +71,11 @@ H, W = left.shape[1:]
 volume = (left.flatten(1).T @ right.flatten(1)).view(H * W, H, W)
 print(f"{len(volume)} maps of {H} × {W}, {volume.nbytes / 2**20:.0f} MiB")
 
-# %% [markdown]
-# Follow one place, on the motorcycle's front light. The dataset knows by how much each pixel moves; the guess is a little wrong on purpose.
-
-# %%
 grid = pixel_grid(H, W)
 disparity = F.avg_pool2d(pair.disparity, 4)[0, 0] / 4
 query = (66, 20)
-true_match = grid[query[1], query[0]] - torch.tensor([disparity[query[1], query[0]], 0])
 similarity = volume[query[1] * W + query[0]]
+true_match = grid[query[1], query[0]] - torch.tensor([disparity[query[1], query[0]], 0])
 guess = true_match.round() + torch.tensor([1.4, 0.35])
 
 
@@ -87,7 +85,6 @@ def photo_position(point, step=4):
     return [float(p) * step + (step - 1) / 2 for p in point]
 
 
-# %%
 def outline(axes, centre, reach, colour):
     """Draw the square that lies `reach` around a centre."""
     x, y = centre
@@ -642,7 +639,7 @@ def sample_pyramid(
     radius   in pixels of each level, so that a window covers twice as much at each next level
     returns  one result of `sample_window` per level
 
-    Raises what `sample_window` raises.
+    Raises what `sample_window` raises, but takes integer centres, which the division makes floating.
 
     Convention: centres in (x, y) order, x to the right, y down; divided by 2ᵏ at level k, as RAFT
     does, which takes the pixel centre (0, 0) of every level as the same point.
