@@ -639,7 +639,7 @@ def sample_pyramid(
     radius   in pixels of each level, so that a window covers twice as much at each next level
     returns  one result of `sample_window` per level
 
-    Raises what `sample_window` raises, but takes integer centres, which the division makes floating.
+    Raises what `sample_window` raises.
 
     Convention: centres in (x, y) order, x to the right, y down; divided by 2ᵏ at level k, as RAFT
     does, which takes the pixel centre (0, 0) of every level as the same point.

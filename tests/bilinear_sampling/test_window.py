@@ -384,9 +384,3 @@ def test_bad_input_is_named(without_shape_checks, maps, centres, radius, error, 
     if centres.is_floating_point():
         with pytest.raises(error, match=sentence):
             sample_pyramid([maps], centres, radius)
-
-
-def test_a_pyramid_takes_whole_numbers_as_centres():
-    levels, centres = [random(2, 8, 8), random(2, 4, 4)], torch.tensor([[3, 4], [5, 1]])
-    windows = sample_pyramid(levels, centres, 1)
-    assert torch.equal(windows[1], sample_window(levels[1], centres.double() / 2, 1))
