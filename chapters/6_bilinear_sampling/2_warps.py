@@ -63,7 +63,7 @@ def draw_mesh(axes, positions, step=12):
 
 def follow(figure, stops):
     for axes, point in stops:
-        axes.plot(*point, "o", color=COLOURS["query"], markersize=6, zorder=5)
+        axes.plot(*point, "o", color=COLOURS["query"], markersize=7, mec="white", zorder=5)
     for (a, tail), (b, head) in pairwise(stops):
         arrow = ConnectionPatch(tail, head, "data", "data", axesA=a, axesB=b, arrowstyle="->")
         arrow.set(color=COLOURS["query"])
@@ -73,7 +73,7 @@ def follow(figure, stops):
 # %% tags=["figure"]
 def draw_pipeline(image, q, grids, chosen):
     bare = {"frame_on": False, "xticks": [], "yticks": []}
-    figure, axes = canvas(3, 3, height=6.2, subplot_kw=bare)
+    figure, axes = canvas(3, 3, height=5.8, subplot_kw=bare)
     start, (x, y) = axes[1, 0], chosen
     draw_mesh(start, q)
     start.set(aspect="equal", title=f"pixel q\n{tuple(q.shape)}")
@@ -361,16 +361,15 @@ print(f"{holes.sum()} holes: {hole_share:.0%} of the pixels that should have a c
 assert 0.3 < hole_share < 0.42, "1 − 1/1.25² = 36 % of the pixels cannot be reached"
 
 # %%
-paint = torch.tensor([228.0, 87, 46]).view(1, 3, 1, 1)
 zoomed = (..., slice(45, 105), slice(80, 170))
 show(
     image_grid(
-        [torch.where(holes, paint, pushed)[zoomed], pulled[zoomed]],
-        ["forward: push, holes in orange", "backward: read"],
-        width=6,
+        [torch.where(holes, 255.0, pushed)[zoomed], pulled[zoomed]],
+        ["forward: push, holes in white", "backward: read"],
+        width=5,
     ),
     alt="A detail of a cat's face, enlarged and turned: pushed forward it is covered by a regular "
-    "lattice of orange holes, read backward it is whole.",
+    "lattice of white holes, read backward it is whole.",
     photo=True,
 )
 
@@ -749,7 +748,7 @@ tuple(moved.shape)
 
 # %%
 show(
-    image_grid(moved, list(moves), columns=2, width=5.6),
+    image_grid(moved, list(moves), columns=2, width=5.0),
     alt="A cup of coffee four times: as photographed, twice as large, turned counter-clockwise, "
     "and shifted to the right with a black margin on the left.",
     photo=True,
@@ -1292,7 +1291,7 @@ def draw_folding(ripples, image):
         axes.set_title(f"A = {amplitude} px")
         axes.set_axis_off()
     curve.set(xlabel="output x (px)", ylabel="reads at x (px)")
-    curve.legend(loc="lower right")
+    curve.legend(loc="upper left", fontsize=8, handlelength=1.2, frameon=False)
     return figure
 
 
@@ -1345,7 +1344,8 @@ assert hidden_error > 8 * seen_error and 0.35 < share < 0.45
 
 # %%
 crop = (..., slice(150, 330), slice(420, 660))
-marked = torch.where(hidden, paint, pair.left)
+orange = torch.tensor([255.0, 140, 0]).view(1, 3, 1, 1)
+marked = torch.where(hidden, orange, pair.left)
 show(
     image_grid(
         [pair.left[crop], rebuilt[crop], marked[crop]],
