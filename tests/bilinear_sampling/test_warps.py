@@ -52,7 +52,9 @@ def apply(matrix, points):
 
 def a_homography(h=11, w=13):
     corners = [(0, 0), (w - 1, 0), (w - 1, h - 1), (0, h - 1)]
-    return homography_from_points(corners, [(2.3, 1.2), (9.6, -1.4), (11.2, 9.1), (-1.3, 7.7)], dtype=F64)
+    return homography_from_points(
+        corners, [(2.3, 1.2), (9.6, -1.4), (11.2, 9.1), (-1.3, 7.7)], dtype=F64
+    )
 
 
 # pixel_grid
