@@ -445,7 +445,6 @@ assert torch.equal(affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)), (
 
 
 # %% tags=["promote"]
-Point = tuple[float | int, float | int]
 
 
 def _about(linear, centre, shift, device, dtype) -> Tensor:
@@ -458,8 +457,8 @@ def _about(linear, centre, shift, device, dtype) -> Tensor:
 
 
 def translation(
-    dx: float | int,
-    dy: float | int,
+    dx: float,
+    dy: float,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -479,8 +478,8 @@ def translation(
 
 # %% tags=["promote"]
 def rotation(
-    degrees: float | int,
-    centre: Point = (0, 0),
+    degrees: float,
+    centre: tuple[float, float] = (0.0, 0.0),
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -501,8 +500,8 @@ def rotation(
 
 
 def scaling(
-    factor: float | int | Point,
-    centre: Point = (0, 0),
+    factor: float | tuple[float, float],
+    centre: tuple[float, float] = (0.0, 0.0),
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -627,8 +626,8 @@ def _check_order(p: Float[Tensor, "4 2"], q: Float[Tensor, "4 2"]) -> None:
 
 # %% tags=["promote", "exercise"]
 def homography_from_points(
-    from_points: Float[Tensor, "4 2"] | Sequence[Point],
-    to_points: Float[Tensor, "4 2"] | Sequence[Point],
+    from_points: Float[Tensor, "4 2"] | Sequence[tuple[float, float]],
+    to_points: Float[Tensor, "4 2"] | Sequence[tuple[float, float]],
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

@@ -479,10 +479,11 @@ def sample_window(
     if maps.ndim == 3:
         window = _window_from_patch(maps, points, radius)
     elif maps.shape[1] == 1:
-        window = _window_from_patch(maps[:, 0], points, radius)[:, :, None]
+        # A reshape: the backward pass of an index would copy all maps once more.
+        window = _window_from_patch(maps.flatten(0, 1), points, radius)[:, :, None]
     else:
         window = _window_from_points(maps, points, radius)
-    return window if centres.ndim == 3 else window[:, 0]
+    return window if centres.ndim == 3 else window.squeeze(1)
 
 
 # %% tags=["check"]
