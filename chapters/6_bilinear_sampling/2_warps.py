@@ -4,7 +4,8 @@
 #     accelerator: none
 #     level: beginner
 #     minutes: 55
-#     needs: [6_bilinear_sampling/1_sampling]
+#     needs:
+#     - 6_bilinear_sampling/1_sampling
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

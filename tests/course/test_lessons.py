@@ -1,5 +1,6 @@
 """Every lesson of the course, as it is published: form, outputs, drift, exercises both ways."""
 
+import re
 import subprocess
 import sys
 
@@ -39,6 +40,14 @@ def test_the_notebook_is_fit_to_publish(lesson):
     assert hygiene_findings(pair.from_json(text), path.stat().st_size) == []
 
 
+@each_lesson
+def test_saving_the_pair_in_jupyterlab_would_change_nothing(lesson, tmp_path):
+    path, saved = HOUSE.chapters / f"{lesson.key}.ipynb", tmp_path / "saved.py"
+    command = [sys.executable, "-m", "jupytext", "--from", "ipynb", "--to", "py:percent"]
+    subprocess.run([*command, path, "-o", saved], capture_output=True, check=True)
+    assert saved.read_text(encoding="utf-8") == path.with_suffix(".py").read_text(encoding="utf-8")
+
+
 def ledger(lesson):
     """The rows of the lesson's ledger, as dictionaries."""
     lines = [line for c in part(lesson, "Formula") for line in c.source.splitlines()]
@@ -47,12 +56,26 @@ def ledger(lesson):
     return [dict(zip(LEDGER_COLUMNS, row, strict=True)) for row in rows[start:]]
 
 
-@each_lesson
-def test_names_in_the_ledger_are_names_in_the_promoted_code(lesson):
+def four_forms(lesson):
+    """The lesson's numbered equations, its prose outside them and the ledger, figure and code."""
+    text = "\n".join(cell.source for cell in lesson.cells if not cell.is_code)
+    equations = "\n".join(e for e in re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL) if "tag" in e)
+    without_ledger = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    prose = re.sub(r"\$\$.*?\$\$", "", without_ledger, flags=re.DOTALL)
+    figure = "\n".join(cell.source for cell in lesson.tagged("figure"))
     code = "\n".join(cell.source for cell in lesson.tagged("promote"))
+    return equations, " ".join(re.findall(r"\$[^$]+\$", prose)), figure, code
+
+
+@each_lesson
+def test_each_symbol_of_the_ledger_stands_in_all_four_forms(lesson):
+    equations, prose, figure, code = four_forms(lesson)
     for row in ledger(lesson):
-        name = row["name in code"].strip("`")
-        assert name in code, f"{row['symbol']}: `{name}` is not in the promoted code"
+        symbol, name = row["symbol"].strip("$"), row["name in code"].strip("`")
+        assert symbol in equations, f"{symbol} is in no numbered equation"
+        assert symbol in prose, f"{symbol} is not in the prose"
+        assert row["on the figure"] in figure, f"{symbol} is not on the figure"
+        assert re.search(rf"\b{re.escape(name)}\b", code), f"{symbol}: no {name} in the code"
 
 
 @each_exercise
