@@ -287,12 +287,12 @@ def read_patch_loop(one_map, corner, size):
 read_patch_loop(small, (3, -1), 4)
 
 # %% [markdown]
-# To read all patches in one call, lay each map out as one line of $H \cdot W$ numbers: pixel $(x, y)$ is number $y\,W + x$ of the line, and `gather` copies the numbers named by an index. The index of a patch is a sum of a row part and a column part. A trick saves work on the outside: a row or column outside the map gets the part $-H\,W$, so the sum is negative exactly where the pixel lies outside.
+# To read all patches in one call, lay each map out as one line of $H \cdot W$ numbers: pixel $(x, y)$ is number $y\,W + x$ of the line, and `gather` copies the numbers named by an index. The index of a patch is a sum of a row part and a column part. A trick saves work on the outside: a row or column outside the map (a clamp to the map would change it) gets the part $-H\,W$, so the sum is negative exactly where the pixel lies outside.
 
 
 # %%
 def axis_part(positions, size, stride, far):
-    inside = (positions >= 0) & (positions < size)
+    inside = positions == positions.clamp(0, size - 1)
     return torch.where(inside, positions * stride, -far)
 
 
@@ -323,8 +323,8 @@ def read_patch(
     step = torch.arange(size, device=corner.device)
     x, y = (first[..., None] + step for first in corner.unbind(-1))
     # A row or a column outside the map makes the sum of the two negative, whatever the other is.
-    row = torch.where((y >= 0) & (y < H), y * W, -H * W)
-    column = torch.where((x >= 0) & (x < W), x, -H * W)
+    row = torch.where(y == y.clamp(0, H - 1), y * W, -H * W)
+    column = torch.where(x == x.clamp(0, W - 1), x, -H * W)
     index = row[..., :, None] + column[..., None, :]
     outside = index < 0
     pixels = maps.flatten(1).gather(1, index.clamp_(min=0).flatten(1)).view(index.shape)
@@ -574,7 +574,7 @@ print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} 
 # %% [markdown]
 # Both times grow about as the number of points does, and the patch stays ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
 #
-# Memory is a draw. Both write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
+# Memory is a draw at this radius; at smaller ones the extra row and column of the patch weigh more. Both ways write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
 
 # %% tags=["nbval-check-output"]
 one_patch = read_patch(similarity[None], torch.tensor([[[33, 17]]]), 10)
