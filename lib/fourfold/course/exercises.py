@@ -105,8 +105,9 @@ def _header_end(function: ast.FunctionDef) -> int:
 
 INTRODUCTION = """\
 > **Exercise edition.** {count} left blank here: {names}. Write each one, run the check below it,
-> and go on. `fourfold check {key}` checks them all. Stuck? Each check is followed by a folded cell
-> that brings in the library's version. The complete lesson is [next door](../{name}.ipynb)."""
+> and go on. In a terminal, `fourfold check {key}` checks them all. Stuck? Each check is followed
+> by a folded cell that brings in the library's version. The complete lesson is
+> [next door](../{name}.ipynb)."""
 
 SOLUTION = """\
 # Stuck? Write `stuck = True` and run this cell: it shows the library's version and goes on with it.

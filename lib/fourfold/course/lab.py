@@ -32,6 +32,9 @@ def lab_command(workspace: Path, lesson: str, *, browser: bool, port: int) -> li
 
 
 def lab_environment() -> dict[str, str]:
-    """The environment variables of this process, and the course's settings of JupyterLab."""
-    paths = [str(SETTINGS), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    """This process's variables, the course's settings, and `fourfold` on the path of terminals."""
+    added = {"JUPYTER_CONFIG_PATH": SETTINGS, "PATH": Path(sys.executable).parent}
+    return os.environ | {
+        name: os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
+        for name, first in added.items()
+    }
