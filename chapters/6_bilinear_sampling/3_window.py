@@ -4,7 +4,8 @@
 #     accelerator: none
 #     level: beginner
 #     minutes: 40
-#     needs: [6_bilinear_sampling/1_sampling]
+#     needs:
+#     - 6_bilinear_sampling/1_sampling
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -160,7 +161,7 @@ show(
 )
 
 # %% [markdown]
-# Each dot on the patch is a point to read; all sit at the same place inside their square of four pixels, so one mix downwards and one mix across serve all of them at once. The largest number marks the true match, up and to the left of the middle: the guess was too far right and too low, by about as much.
+# Each dot on the patch is a point to read; all sit at the same place inside their square of four pixels, so one mix downwards and one mix across serve all of them at once. The largest number of the patch marks the true match, left of the middle and a little above it: the guess lies too far right and a little too low.
 
 # %% [markdown]
 # ## Formula
