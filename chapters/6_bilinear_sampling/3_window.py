@@ -574,7 +574,7 @@ show(
 print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} times as fast here")
 
 # %% [markdown]
-# Both times grow about as the number of points does, and the patch stays ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
+# Both times grow about as the number of points does. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
 #
 # Memory is a draw at this radius; at smaller ones the extra row and column of the patch weigh more. Both ways write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
 
