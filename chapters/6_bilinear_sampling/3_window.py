@@ -145,7 +145,8 @@ def draw_pipeline(radius=2):
     }
     figure, axes = canvas(1, 3, 7.4, 2.9, width_ratios=[6, 6, 5])
     for each, (name, (values, note)) in zip(axes, steps.items(), strict=True):
-        draw_pixels(each, 100 * values, number="{:.0f}", limits=(-150, 120), fontsize=7)
+        hundredths = (100 * values).round() + 0.0  # adding 0 turns −0 into 0
+        draw_pixels(each, hundredths, number="{:.0f}", limits=(-150, 120), fontsize=7)
         each.set(title=f"{name} {tuple(values.shape)}\n{note}", xlabel="x (px)", ylabel="y (px)")
     points = pixel_grid(2 * radius + 1, 2 * radius + 1) + fraction
     axes[0].scatter(
@@ -347,6 +348,45 @@ beyond = read_patch(torch.full((1, 2, 2), math.nan), torch.tensor([[[2, 0]]]), 2
 assert torch.equal(beyond, torch.zeros(1, 1, 2, 2)), "outside is 0, also beside a NaN"
 
 # %% [markdown]
+# ### The patch in runs
+#
+# `read_patch` names all $P^2$ pixels of a patch. Yet the pixels of one row are neighbours in memory: a row of a patch is a **run** of $P$ numbers, and where it starts says all. `unfold` shows every run of a line as one row of a table, without a copy:
+
+# %%
+line = torch.arange(8)
+line.unfold(0, 4, 1)
+
+# %% [markdown]
+# `F.embedding` copies the rows of a table that we name, one for each row of a patch. A run that reaches over the end of its map's row picks up pixels of the next one, but those lie outside the map and become 0. Which of them do depends on the column where the run starts, so a small table holds the masks of all columns, and they are copied in runs as well. A run that reaches over an end of the whole line, at most on the first and the last map, is read pixel by pixel.
+
+
+# %% tags=["promote"]
+def _copy_patch(maps: Tensor, corner: Tensor, size: int) -> Tensor:
+    """Equal `read_patch` by copying runs of `size` pixels; no gradient flows to the maps."""
+    B, H, W = maps.shape
+    line, step = maps.flatten(), torch.arange(size)
+    x, y = corner[..., :1], corner[..., 1:] + step
+    start = (torch.arange(B)[:, None, None] * H + y.clamp(0, H - 1)) * W + x
+    begin = start.clamp(0, len(line) - size)
+    patch = F.embedding(begin, line.unfold(0, size, 1))
+    cut = begin != start
+    if cut.any():
+        places = start[cut][:, None] + step
+        patch[cut] = line[places.clamp(0, len(line) - 1)]
+    # One row for each column where a run may start, from −size to W; in row 0 all is outside.
+    column = torch.arange(-size, W + 1)[:, None] + step
+    mask = (column < 0) | (column >= W)
+    row = (x.clamp(-size, W) + size).masked_fill(y != y.clamp(0, H - 1), 0)
+    return patch.masked_fill_(F.embedding(row, mask), 0)
+
+
+# %% tags=["check"]
+assert torch.equal(_copy_patch(numbers, corners, 3), patches), "runs differ from single pixels"
+
+# %% [markdown]
+# The price is the gradient: for it, PyTorch would fill a table of all runs, $P$ times as large as the maps. So the look-up below copies runs where nobody asks for the gradient of the maps, as in every use of a trained network, and calls `read_patch` where somebody does. (It also calls `read_patch` on a GPU, which would have to wait for the answer to `cut.any()`, and for maps smaller than one run.)
+
+# %% [markdown]
 # ### Two shifted sums
 #
 # Equations 4 and 5 take a slice, the slice one further on, and mix them. `torch.lerp(a, b, d)` computes $a + d\,(b - a)$, which is $(1-d)\,a + d\,b$ with one multiplication.
@@ -442,7 +482,9 @@ def _window_from_patch(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
     fraction = (centres - floor).to(dtype)
     # The clamp keeps a far centre outside and its corner a number that an integer can hold.
     corner = (floor - radius).clamp(-size, max(maps.shape[1:])).long()
-    patch = read_patch(maps, corner, size)
+    needs_gradient = maps.requires_grad and torch.is_grad_enabled()
+    in_runs = maps.device.type == "cpu" and not needs_gradient and maps.numel() >= size
+    patch = (_copy_patch if in_runs else read_patch)(maps, corner, size)
     return blend_patch(patch.to(dtype), fraction).to(maps.dtype)
 
 
@@ -574,9 +616,9 @@ show(
 print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} times as fast here")
 
 # %% [markdown]
-# Both times grow about as the number of points does. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
+# The time of sampling grows as the number of points does, the time of the patch more slowly: its work is in runs and rows as much as in pixels. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
 #
-# Memory is a draw at this radius; at smaller ones the extra row and column of the patch weigh more. Both ways write down where to read before they read. Bytes for each centre at $r = 4$, from the tensors themselves:
+# What about memory? Every way writes down where to read before it reads. Bytes for each centre at $r = 4$, from the tensors themselves:
 
 # %% tags=["nbval-check-output"]
 one_patch = read_patch(similarity[None], torch.tensor([[[33, 17]]]), 10)
@@ -584,6 +626,7 @@ coordinates = torch.zeros(9, 9, 2)
 index = torch.zeros(10, 10, dtype=torch.int64)
 print("points:", 2 * coordinates.nbytes, "bytes of coordinates, in pixels and rescaled")
 print("patch: ", index.nbytes, "bytes of index and", one_patch.nbytes, "of pixels")
+print("runs:  ", index[0].nbytes, "bytes of starts and", one_patch.nbytes, "of pixels")
 
 # %% [markdown]
 # ### Gradients
@@ -866,7 +909,7 @@ assert torch.allclose(blend_patch_wrong(symmetric, share), blend_patch(symmetric
 #
 # <details><summary>Answer</summary>
 #
-# No, it loses. `grid_sample` computes the four weights of a point once and uses them for all 128 channels, so there is little left to share; the patch writes down an index and 64 pixels for each channel, where 49 values are wanted. The ratio depends on the machine: report it with the shapes and the number of threads.
+# No, it loses. `grid_sample` computes the four weights of a point once and uses them for all 128 channels, so there is little left to share; the patch copies, masks and mixes 64 pixels for each channel, where 49 values are wanted. The ratio depends on the machine: report it with the shapes and the number of threads.
 #
 # </details>
 

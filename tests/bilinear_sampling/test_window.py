@@ -75,6 +75,23 @@ def test_equals_sampling_each_point(case):
     assert (window - expected).abs().max() < 1e-9
 
 
+@settings(max_examples=120, deadline=None)
+@given(shapes)
+def test_is_the_same_with_and_without_a_gradient_to_the_maps(case):
+    radius = case.pop("radius")
+    maps, centres = arguments(**case)
+    with_gradient = sample_window(maps.clone().requires_grad_(), centres, radius)
+    assert torch.equal(with_gradient.detach(), sample_window(maps, centres, radius))
+
+
+@pytest.mark.parametrize("place", [(-3.5, -1.5), (8.5, 4.5), (-3.5, 4.5), (8.5, -1.5), (2.0, 2.0)])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_runs_over_the_ends_of_memory_are_read_right(batch, place):
+    maps = torch.rand(batch, 5, 9, dtype=torch.float64)
+    centres = torch.tensor(place, dtype=torch.float64).expand(batch, 2)
+    assert (sample_window(maps, centres, 3) - window_by_points(maps, centres, 3)).abs().max() < 1e-9
+
+
 @settings(max_examples=40, deadline=None)
 @given(shapes)
 def test_single_precision_stays_within_a_ten_thousandth_of_the_range(case):

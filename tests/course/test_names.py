@@ -17,6 +17,7 @@ from fourfold.course.names import bound_names, free_names, needed
         ("x += 1", {"x"}, {"x"}),
         ("x[0] = y", {"x", "y"}, {"x"}),
         ("x.a.b[1] = y", {"x", "y"}, {"x"}),
+        ("def f(x):\n    y = x\n    y[0] = z\n    y += 1\n    return y", {"z"}, {"f"}),
         ("[x for x in z]", {"z"}, set()),
         ("print(len(x))", {"x"}, set()),
         ("class A(B):\n    c: D = e\n    def m(self):\n        self.x = g", set("BDeg"), {"A"}),

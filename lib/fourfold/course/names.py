@@ -33,14 +33,24 @@ def bound_names(source: str) -> set[str]:
 
 
 def _updated_names(source: str) -> set[str]:
-    """The names whose value is changed rather than replaced: `x += 1`, `x[0] = 1`, `x.y = 1`."""
+    """The names that the top level changes rather than replaces: `x += 1`, `x[0] = 1`, `x.y = 1`.
+
+    What a function changes is its own or was read from outside, and is found as such.
+    """
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in _top_level(ast.parse(source)):
         if isinstance(node, ast.AugAssign):
             names.add(_base(node.target))
         elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
             names.add(_base(node))
-    return names - {None, "self"}
+    return names - {None}
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from _top_level(node)
 
 
 def _base(node: ast.expr) -> str | None:
