@@ -17,7 +17,8 @@ help:
 	@echo "make check   only look whether generated files are up to date (seconds)"
 	@echo "make run     run the lessons without a browser, with a progress bar"
 	@echo
-	@echo "CHAPTER=6_bilinear_sampling narrows lab, test and run to one chapter or lesson."
+	@echo "CHAPTER=6_bilinear_sampling narrows lab, test and run to a chapter;"
+	@echo "CHAPTER=6_bilinear_sampling/2_warps to a lesson."
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -28,10 +29,12 @@ $(READY): pyproject.toml constraints.txt
 lab: $(READY)
 	$(BIN)/fourfold lab $(CHAPTER)
 
-# Without CHAPTER pytest takes its own list of places (pyproject.toml). One thread for each library:
-# threads of several libraries on few cores slow each other many times over.
+# Without CHAPTER pytest takes its own list of places (pyproject.toml); with one, the lessons of the
+# chapter, its library and tests, and the checks of every lesson's form.
+PACKAGE := $(shell echo '$(CHAPTER)' | sed 's|/.*||; s|^[0-9]*_||')
+PLACES  := $(if $(CHAPTER),$(wildcard chapters/$(CHAPTER) chapters/$(CHAPTER).ipynb lib/fourfold/$(PACKAGE) tests/$(PACKAGE)) tests/course/test_lessons.py)
 test: $(READY)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} MPLBACKEND=Agg $(BIN)/python -m pytest $(if $(CHAPTER),--chapter $(CHAPTER))
+	MPLBACKEND=Agg $(BIN)/python -m pytest $(PLACES)
 
 check: $(READY)
 	$(BIN)/fourfold build --check

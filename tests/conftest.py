@@ -1,11 +1,16 @@
 """Shape checks for every test: jaxtyping annotations of `fourfold` are enforced by beartype."""
 
+import hypothesis
 import jaxtyping
 import pytest
 
 # An int where a float is asked for is right in Python's own rules of types (PEP 484).
 CHECKER = "beartype.beartype(conf=__import__('beartype').BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("fourfold", CHECKER)
+
+# The same examples in every run, and no limit on their time: a shared machine may be slow.
+hypothesis.settings.register_profile("course", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("course")
 
 
 @pytest.fixture

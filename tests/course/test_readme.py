@@ -1,6 +1,7 @@
 """The README: its map, its pictures, its code and its links."""
 
 import base64
+import hashlib
 import re
 
 import nbformat
@@ -49,6 +50,23 @@ def test_a_picture_is_taken_from_the_notebook_and_caught_when_it_differs(small):
     assert picture.read_bytes() == b"\x89PNG picture"
     picture.write_bytes(b"another")
     assert any("figure_1_small_1_double.png: differs" in line for line in check(small.house))
+
+
+def test_sizes_and_hashes_of_the_data_are_kept(small):
+    page = small.house.root / "data" / "README.md"
+    page.parent.mkdir()
+    (page.parent / "a.bin").write_bytes(b"123")
+    page.write_text("| `a.bin` | what | where | MIT | – | – |\n| name | b | c | d | e | f |\n")
+    small.build()
+    assert page.read_text() == (
+        "| `a.bin` | what | where | MIT | 0.0 kB | "
+        f"`{hashlib.sha256(b'123').hexdigest()}` |\n| name | b | c | d | e | f |\n"
+    )
+    (page.parent / "a.bin").write_bytes(b"124")
+    assert any("data/README.md" in finding for finding in check(small.house))
+    (page.parent / "a.bin").unlink()
+    with pytest.raises(CourseError, match=r"a\.bin is missing; remove its row"):
+        small.build()
 
 
 def test_every_lesson_has_a_measured_row_in_the_map():

@@ -1,7 +1,8 @@
 """Build: write all that is generated, or say what is stale.
 
-Generated are the modules and `__init__` files of the chapters' packages, the notebooks' inputs and
-the README's map. The exercise edition is made in memory, since its rules can be broken too.
+Generated are the modules and `__init__` files of the chapters' packages, the notebooks' inputs, the
+README's map and pictures, and the sizes and hashes in data/README.md. The exercise edition is made
+in memory, since its rules can be broken too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from fourfold.course import exercises, pair, promote, readme
+from fourfold.course import data, exercises, pair, promote, readme
 from fourfold.course.errors import CourseError
 from fourfold.course.files import House, write_whole
 from fourfold.course.lesson import Lesson, lessons
@@ -120,13 +121,14 @@ def _targets(house: House, chosen: Sequence[Lesson] | None) -> list[Target]:
     some = [lesson for lesson in every if lesson.key in keys]
     for lesson in some:
         exercises.edition(lesson)
-    return [
+    targets = [
         *(target for lesson in some if (target := _module(house, lesson))),
         *_packages(house, every),
         *_leftovers(house, every),
         *(_notebook(house, lesson) for lesson in some),
         *_readme(house, every),
     ]
+    return [*targets, *_data_readme(house, targets)]
 
 
 def _check_needs(every: Sequence[Lesson]) -> None:
@@ -210,3 +212,20 @@ def _readme(house: House, every: Sequence[Lesson]) -> Iterator[Target]:
             picture = pair.first_figure(pair.from_json(notebook.read_text(encoding="utf-8")))
             if picture is not None:
                 yield Target(house.root / name, picture, None)
+
+
+def _data_readme(house: House, targets: Sequence[Target]) -> Iterator[Target]:
+    """The account of the data folder, of its files as the other targets will leave them."""
+    path = house.root / "data" / "README.md"
+    if not path.exists():
+        return
+    about_to_be = {target.path: target.text for target in targets if target.text is not None}
+
+    def read(name: str) -> bytes | None:
+        file = path.parent / name
+        content = about_to_be.get(file)
+        if content is None:
+            return file.read_bytes() if file.exists() else None
+        return content.encode() if isinstance(content, str) else content
+
+    yield Target(path, data.with_sizes(path.read_text(encoding="utf-8"), read), None)
