@@ -51,6 +51,17 @@ def test_a_mistake_is_one_line_and_exit_2(words, message, tmp_path):
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_build_check_is_clean_here_and_writes_nothing():
+    done = fourfold("build", "--check")
+    assert done.returncode == 0 and "up to date" in done.stdout
+
+
+def test_run_goes_through_a_lesson_and_says_what_it_cost():
+    done = fourfold("run", FIRST.key)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{FIRST.key}: ") and "MiB" in done.stdout
+
+
 def test_doctor_says_ok_for_every_need_here():
     done = fourfold("doctor")
     assert done.returncode == 0 and "ready" in done.stdout and "[missing]" not in done.stdout

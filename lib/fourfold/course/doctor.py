@@ -51,9 +51,7 @@ def _packages() -> Iterator[Finding]:
     """The packages that the installed course asks for, its development tools included."""
     for requirement in sorted(importlib.metadata.requires("fourfold") or []):
         name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", requirement).groups()
-        fix = (
-            f"pip install -c constraints.txt '{name}>={bound}'" if bound else f"pip install {name}"
-        )
+        fix = f"pip install -c constraints.txt {name}"
         try:
             found = version(name)
         except PackageNotFoundError:

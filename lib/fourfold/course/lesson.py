@@ -204,8 +204,9 @@ def matching(name: str, keys: Sequence[str]) -> list[str]:
     spellings = {key: _spellings(key) for key in keys}
     found = [key for key in keys if wanted in spellings[key]]
     if not found:
-        known = sorted({spelling for group in spellings.values() for spelling in group})
-        raise CourseError(f"no chapter or lesson is called {name!r}{nearest(wanted, known)}")
+        known = {spelling for group in spellings.values() for spelling in group}
+        hint = nearest(wanted, known, listed=keys)
+        raise CourseError(f"no chapter or lesson is called {name!r}{hint}")
     return found
 
 
@@ -216,10 +217,11 @@ def _spellings(key: str) -> set[str]:
     return {number, chapter, _without_number(chapter), key, name, _without_number(name), short}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that offers the names closest to `name`: "; did you mean …?"."""
+def nearest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A clause that offers the names closest to `name`, or lists what there is if none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; there is {', '.join(known)}" if known else ""
+    names = known if listed is None else sorted(listed)
+    return f"; there is {', '.join(names)}" if names else ""
