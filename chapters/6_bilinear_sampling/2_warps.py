@@ -42,6 +42,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,7 +51,15 @@ from torch import Tensor
 
 from fourfold.bilinear_sampling import warps
 from fourfold.bilinear_sampling.sampling import sample
-from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, image_grid, show, to_picture
+from fourfold.kit.drawing import (
+    COLOURS,
+    canvas,
+    flow_to_image,
+    flow_wheel,
+    image_grid,
+    show,
+    to_picture,
+)
 from fourfold.kit.images import credit, photograph, stereo_pair
 from fourfold.kit.notebook import shows_error
 
@@ -130,20 +139,21 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # \end{pmatrix}. \tag{2} $$
 #
 # A **homography** (单应变换) frees the last row of $M$. The third number that comes out, $w$, is no
-# longer 1: it grows with the distance of what the pixel sees, and dividing by it makes far things
-# small. Straight lines stay straight, parallel ones may meet. This is how one plane looks from
-# another:
+# longer 1: it is large where the pixel sees something near, and falls to 0 at the horizon. Dividing
+# by a small $w$ spreads the positions of neighbouring pixels far apart, so far things look small.
+# Straight lines stay straight, parallel ones may meet. This is how one plane looks from another:
 #
 # $$ \begin{pmatrix} X \\ Y \\ w \end{pmatrix} = M \begin{pmatrix} x \\ y \\ 1 \end{pmatrix},
 # \qquad p = \left( \frac{X}{w}, \frac{Y}{w} \right) \quad \text{where } w > 0. \tag{3} $$
 #
 # Multiplying $M$ by a positive number changes nothing, so a homography has eight unknowns, and four
-# pairs of points fix it. Write $m_{33} = 1$; each pair $(x, y) \to (u, v)$ gives two linear
-# equations:
+# pairs of points fix it. In coordinates whose origin is the mean of the four points, $m_{33}$ is
+# $w$ at that mean. All four points are seen, $w > 0$, so $w > 0$ between them too, and we may scale
+# $M$ until $m_{33} = 1$. Each pair $(x, y) \to (x', y')$ then gives two linear equations:
 #
 # $$ \begin{aligned}
-# m_{11} x + m_{12} y + m_{13} - u\,(m_{31} x + m_{32} y) &= u, \\
-# m_{21} x + m_{22} y + m_{23} - v\,(m_{31} x + m_{32} y) &= v.
+# m_{11} x + m_{12} y + m_{13} - x'\,(m_{31} x + m_{32} y) &= x', \\
+# m_{21} x + m_{22} y + m_{23} - y'\,(m_{31} x + m_{32} y) &= y'.
 # \end{aligned} \tag{4} $$
 #
 # A **flow** has no matrix: every pixel carries an arrow of its own, $f(q) = (u, v)$ in pixels,
@@ -160,8 +170,11 @@ show(draw_pipeline(photo, q, rules, chosen=(24, 36)), alt, photo=True)
 # | $q$ | a pixel of the output | (H, W, 2), (x, y) in pixels | `pixel_grid` | pixel q |
 # | $p$ | the position it reads at | (B, H, W, 2), (x, y) in pixels | `grid` | position p |
 # | $M$ | the matrix from output to input | (B, 3, 3) | `matrix` | matrix M |
-# | $w$ | what a homography divides by | (B, H, W), a ratio of distances | `w` | divide by w |
+# | $w$ | what a homography divides by | (B, H, W), proportional to 1 / distance | `w` | divide by w |
 # | $f$ | the arrow of each output pixel | (B, 2, H, W), (u, v) in pixels | `flow` | flow f |
+#
+# In shapes, $h$ and $w$ are the height and width of the input, $H$ and $W$ those of the output; in
+# Equation 3, $w$ is the divisor.
 
 # %% [markdown]
 # > **Direction.** In this course, as in most code, a warp is given by the *backward* map: from
@@ -203,7 +216,7 @@ pixel_grid_loop(2, 3)
 # %% tags=["promote"]
 def _check_size(H: int, W: int, names: str = "HW") -> None:
     for name, size in zip(names, (H, W), strict=True):
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, Integral) or size < 1:
             raise ValueError(f"{name} is {size!r}; expected a whole number of pixels, 1 or more")
 
 
@@ -437,6 +450,8 @@ torch.testing.assert_close(
 assert torch.equal(affine_grid(torch.eye(3), 5, 7)[0], pixel_grid(5, 7)), (
     "the identity matrix should give the pixel grid"
 )
+with shows_error(ValueError):
+    affine_grid(torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0.1, 1]]), 5, 7)
 
 # %% [markdown]
 # Nobody wants to type six numbers. Three constructors make the usual matrices, and the product
@@ -514,7 +529,7 @@ def scaling(
     Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
     the top-left pixel at (0, 0).
     """
-    fx, fy = (factor, factor) if isinstance(factor, float | int) else factor
+    fx, fy = (factor, factor) if isinstance(factor, Real) else factor
     return _about([[fx, 0.0], [0.0, fy]], centre, (0, 0), device, dtype)
 
 
@@ -558,8 +573,9 @@ def homography_grid(matrix: Float[Tensor, "*B 3 3"], H: int, W: int) -> Float[Te
     H, W     height and width of the output, in pixels
     returns  (B, H, W, 2) input positions, in pixels, always finite for a finite matrix
 
-    At and behind the horizon, w ≤ 0, the position is (−10⁴, −10⁴), outside any image. Raises
-    TypeError for a matrix of whole numbers, ValueError for another shape and for a size below 1.
+    At and behind the horizon, w ≤ 0, the position is (−10⁴, −10⁴), outside any image: black under
+    padding "zeros", a border or mirrored pixel under the others. Raises TypeError for a matrix of
+    whole numbers, ValueError for another shape and for a size below 1.
 
     Convention: matrix maps output pixel to input position, x to the right, y down, the centre of
     the top-left pixel at (0, 0); its sign is such that w > 0 where the plane is seen.
@@ -648,10 +664,11 @@ def homography_from_points(
     """
     (p, P), (q, Q) = _normalised("from_points", from_points), _normalised("to_points", to_points)
     _check_order(p, q)
-    (x, y), (u, v), one, zero = p.T, q.T, torch.ones_like(p[:, 0]), torch.zeros_like(p[:, 0])
-    u_rows = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], dim=1)
-    v_rows = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], dim=1)
-    m = torch.linalg.solve(torch.cat([u_rows, v_rows]), torch.cat([u, v]))
+    (x, y), (to_x, to_y) = p.T, q.T
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    x_rows = torch.stack([x, y, one, zero, zero, zero, -to_x * x, -to_x * y], dim=1)
+    y_rows = torch.stack([zero, zero, zero, x, y, one, -to_y * x, -to_y * y], dim=1)
+    m = torch.linalg.solve(torch.cat([x_rows, y_rows]), torch.cat([to_x, to_y]))
     matrix = torch.linalg.inv(Q) @ torch.cat([m, one[:1]]).reshape(3, 3) @ P
     return matrix.to(device=device, dtype=dtype or torch.get_default_dtype())
 
@@ -667,6 +684,8 @@ torch.testing.assert_close(
     msg="each of the four points should land on its partner",
 )  # fmt: skip
 assert (XYw[:, 2] > 0).all(), "w should be positive at the four points"
+with shows_error(ValueError):
+    homography_from_points(frame, [seen[0], seen[2], seen[1], seen[3]])
 
 # %% [markdown]
 # ### Flow: equation 5
@@ -698,6 +717,8 @@ assert torch.equal(flow_grid(torch.zeros(2, 2, 3, 4))[1], pixel_grid(3, 4)), "no
 right = torch.zeros(1, 2, 3, 4)
 right[:, 0] = 10
 assert flow_grid(right)[0, 2, 1].tolist() == [11, 2], "u should be added to x and not to y"
+with shows_error(TypeError):
+    flow_grid(torch.zeros(1, 2, 3, 3, dtype=torch.int64))
 
 # %% [markdown]
 # Last, a question that every user of a warp asks: which output pixels read inside the image?
@@ -775,7 +796,8 @@ poster = photograph("chelsea", height=300)
 # %% [markdown]
 # The floor: the further a screen pixel lies below the horizon, the nearer is what it sees, at a
 # depth proportional to one over that distance. Three rows say so: $X$ follows $x$, $Y$ is
-# constant, $w$ is the distance below the horizon in pixels.
+# constant, $w$ is the distance below the horizon in pixels. At and above the horizon the grid holds
+# −10⁴, which reads black with zeros and mirrored bricks here, so the sky is cut out by hand.
 
 # %%
 floor_matrix = torch.tensor([
@@ -915,7 +937,9 @@ swirled = warp(cat, flow_grid(flow), padding="border")
 # What undoes it? Not the same arrows with a minus sign: $-f(q)$ belongs to the pixel where the
 # arrow starts, and on the way back we stand where it ends. The inverse $g$ has to satisfy
 # $g(q) = -f(q + g(q))$: *look up the flow at the position that $g$ itself points to*. Start
-# with $g = -f$ and repeat. The flow is a two-channel image, so its look-up is a warp as well.
+# with $g = -f$ and repeat; this settles when neighbouring arrows differ by less than the distance
+# between their pixels (*Folding*, below, shows what happens otherwise). The flow is a two-channel
+# image, so its look-up is a warp as well.
 
 
 # %%
@@ -939,12 +963,23 @@ remains = {name: (back - cat).abs().mean().item() for name, back in
 print({name: f"{value:.2f} of 255" for name, value in remains.items()})
 assert remains["inverse"] < remains["−f"] / 3, "the inverse should bring the cat back"
 
+# %% [markdown]
+# In the picture below, the colour of a pixel is the direction of its arrow and the strength of the
+# colour is the arrow's length; the wheel in the corner is the key.
+
+
+# %%
+def in_colours(flow, size=61):
+    colours = flow_to_image(flow).float()
+    colours[..., -size:, -size:] = flow_wheel(size)
+    return colours
+
+
 # %%
 left_over = [255 - 4 * (back - cat).abs().mean(dim=1, keepdim=True) for back in (minus, undone)]
-arrows, arrows_back = flow_to_image(flow).float(), flow_to_image(inverse).float()
 show(
     image_grid(
-        [cat, swirled, arrows, arrows_back, minus, left_over[0], undone, left_over[1]],
+        [cat, swirled, in_colours(flow), in_colours(inverse), minus, left_over[0], undone, left_over[1]],
         ["photograph", "warped by f", "f as colours", "its inverse g", "back by −f",
          f"off by {remains['−f']:.1f} / 255", "back by g",
          f"off by {remains['inverse']:.1f} / 255"],
@@ -1007,20 +1042,21 @@ assert abs(errors["flow (−d, 0)"] - 0.030) < 0.0005
 assert abs(errors["flow (+d, 0)"] - 0.185) < 0.0005
 
 # %%
+detail = (..., slice(130, 370), slice(400, 660))
 show(
     image_grid(
-        [pair.left, rebuilt, mistaken],
-        ["left", f"read at −d: {errors['flow (−d, 0)']:.3f}",
+        [pair.left[detail], rebuilt[detail], mistaken[detail]],
+        ["left, a detail", f"read at −d: {errors['flow (−d, 0)']:.3f}",
          f"read at +d: {errors['flow (+d, 0)']:.3f}"],
     ),
-    alt="The left photograph of a motorcycle; the right one warped onto it, nearly equal; and the "
-    "right one warped with the wrong sign, a torn picture.",
+    alt="A detail of the left photograph of a motorcycle; the right one warped onto it, nearly "
+    "equal; and the right one warped with the wrong sign, with torn forks and a shattered wheel.",
     photo=True,
 )  # fmt: skip
 
 # %% [markdown]
-# The torn picture on the right is what a wrong sign looks like, and its number is worse than doing
-# nothing. The middle one is nearly the left photograph; nearly, because of what "What breaks" says
+# The torn picture on the right is what a wrong sign looks like, and its number (of the whole
+# picture, as the other one) is worse than doing nothing. The middle one is nearly the left photograph; nearly, because of what "What breaks" says
 # about occlusion.
 
 # %% [markdown]
@@ -1047,13 +1083,14 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 # <details><summary>Hint for <code>affine_grid</code></summary>
 #
 # Take x and y out of the pixel grid with `unbind(-1)`. Give the matrix two axes of size 1 at its
-# end, so that each of its entries multiplies a whole (H, W) array.
+# end, so that each of its entries multiplies a whole (H, W) array. Begin with `_matrices(matrix)`,
+# and refuse another last row with a ValueError.
 #
 # </details>
 #
 # <details><summary>Hint for <code>flow_grid</code></summary>
 #
-# `permute(0, 2, 3, 1)` moves the two channels to the end. The pixel grid has no batch axis, and
+# Pass the flow through `_coordinates("flow", flow)` first. `permute(0, 2, 3, 1)` moves the two channels to the end. The pixel grid has no batch axis, and
 # adding broadcasts it.
 #
 # </details>
@@ -1066,7 +1103,7 @@ for name in ("brick", "chelsea", "coffee", "gravel", "motorcycle"):
 #
 # <details><summary>Hint for <code>homography_from_points</code></summary>
 #
-# Equation 4 for all four pairs is an 8 × 8 system: `torch.linalg.solve`. If P scales the first
+# Begin with `_normalised` for both and `_check_order`. Equation 4 for all four pairs is an 8 × 8 system: `torch.linalg.solve`. If P scales the first
 # points, Q the second, and N solves the scaled problem, the answer goes through P, then N, then
 # back through Q.
 #
@@ -1213,7 +1250,7 @@ def step_length(grid):
 
 # %% [markdown]
 # A level between two levels is a blend of both. At level $k$ a pixel is $2^k$ input pixels wide;
-# with the corner of the image fixed, position $p$ is at $(p + ½)/2^k - ½$ there.
+# with the corner of the image fixed, position $p$ is at $(p + \tfrac12)/2^k - \tfrac12$ there.
 
 
 # %%
@@ -1345,14 +1382,15 @@ assert hidden_error > 8 * seen_error and 0.35 < share < 0.45
 # %%
 crop = (..., slice(150, 330), slice(420, 660))
 orange = torch.tensor([255.0, 140, 0]).view(1, 3, 1, 1)
-marked = torch.where(hidden, orange, pair.left)
+stripes = pixel_grid(*d.shape[-2:]).sum(dim=-1) // 4 % 2
+marked = torch.where(hidden, orange * stripes, pair.left)
 show(
     image_grid(
         [pair.left[crop], rebuilt[crop], marked[crop]],
-        ["left", "right, read at −d", "occluded, in orange"],
+        ["left", "right, read at −d", "occluded, in stripes"],
     ),
     alt="A detail of the motorcycle. The warped right photograph repeats the edge of the handlebar "
-    "and the wheel beside themselves; the third picture marks those strips in orange.",
+    "and the wheel beside themselves; the third picture fills those strips with orange and black stripes.",
     photo=True,
 )
 

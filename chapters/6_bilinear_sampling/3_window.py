@@ -15,16 +15,16 @@
 # %% [markdown]
 # # Windows: one fraction for a whole neighbourhood
 #
-# **After this lesson you can** read a square window of values around any point of a map, at every level of a pyramid, with about a third of the memory reads that sampling each of its points takes.
+# **After this lesson you can** read a square window of values around any point of a map, at every level of a pyramid, with a third of the memory reads that sampling each of its points takes (100 against 324 at radius 4).
 #
-# *Before this:* [Sampling: reading between pixels](1_sampling.ipynb) (`1_sampling`). About 40 minutes.
+# *Before this:* [Sampling: reading between pixels](1_sampling.ipynb) (`1_sampling`). *Time:* 40 minutes, and 30 for the blanks.
 
 # %% [markdown]
 # ## Words
 #
 # To match two photographs, a network compares one pixel of the first with every pixel of the second. The result is a **map** $M$ of similarities, one such map for each pixel of the first photograph. Nobody reads a whole map. A guess says where the pixel went, and the network looks at the **window** $V$ around that guess: $2r+1$ points a side, one pixel apart, where $r$ is the **radius**. That reading is the **look-up** (查找) of RAFT, and the guess is its **centre** $c$, which falls between pixels.
 #
-# The points of a window are one pixel apart, so all of them fall at the same place between their neighbours: they share one **fraction** $d$. It is enough to copy one **patch** $P$ of whole pixels, one pixel larger than the window, and to mix each pixel with the next, first down, which gives the **rows** $Q$, then across. A **pyramid** (金字塔) holds the map at half, a quarter, an eighth of its size; at level $k$ the same window covers $2^k$ times as much.
+# The points of a window are one pixel apart, so all of them fall at the same place between their neighbours: they share one **fraction** $d$. It is enough to copy one **patch** $P$ of whole pixels, one pixel larger than the window, and to mix each pixel with the next, first down, which gives the **rows** $Q$, then across. A **pyramid** (金字塔) holds the map at half, a quarter, an eighth of its size; at level $k$ the same window reaches $2^k$ times as far in each direction.
 
 # %% [markdown]
 # ## Figure
@@ -37,6 +37,7 @@
 import math
 import time
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,15 @@ from torch import Tensor
 from fourfold.bilinear_sampling.sampling import sample
 from fourfold.bilinear_sampling.warps import pixel_grid
 from fourfold.bilinear_sampling.window import blend_patch, read_patch, sample_pyramid, sample_window
-from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, flow_to_image, show, to_picture
+from fourfold.kit.drawing import (
+    COLOURS,
+    canvas,
+    draw_pixels,
+    flow_to_image,
+    flow_wheel,
+    show,
+    to_picture,
+)
 from fourfold.kit.images import credit, stereo_pair
 
 
@@ -147,7 +156,11 @@ def draw_pipeline(radius=2):
     for each, (name, (values, note)) in zip(axes, steps.items(), strict=True):
         hundredths = (100 * values).round() + 0.0  # adding 0 turns −0 into 0
         draw_pixels(each, hundredths, number="{:.0f}", limits=(-150, 120), fontsize=7)
-        each.set(title=f"{name} {tuple(values.shape)}\n{note}", xlabel="x (px)", ylabel="y (px)")
+        each.set(title=f"{name} {tuple(values.shape)}\n{note}")
+        each.set(xlabel="p (px of the patch)", ylabel="q (px of the patch)")
+    ticks, offsets = range(2 * radius + 1), range(-radius, radius + 1)
+    axes[2].set(xlabel="s (px)", ylabel="t (px)")
+    axes[2].set(xticks=ticks, xticklabels=offsets, yticks=ticks, yticklabels=offsets)
     points = pixel_grid(2 * radius + 1, 2 * radius + 1) + fraction
     axes[0].scatter(
         *points.flatten(0, 1).T, s=14, color=COLOURS["second"], edgecolor="black", lw=0.4
@@ -167,7 +180,7 @@ show(
 # %% [markdown]
 # ## Formula
 #
-# The window around the centre $c = (c_x, c_y)$ holds the map's values, read by bilinear sampling (双线性采样), at whole-pixel offsets $s$ (x) and $t$ (y). The row index is written first, as in an array:
+# The window around the centre $c = (c_x, c_y)$ holds the map's values, read by bilinear sampling (双线性采样), at whole-pixel offsets $s, t$, right and down. The row index is written first, as in an array:
 #
 # $$ V_{t,s} = M(c_x + s,\; c_y + t), \qquad s, t \in \{-r, \dots, r\} \tag{1} $$
 #
@@ -175,7 +188,7 @@ show(
 #
 # $$ (i, j) = \lfloor c \rfloor - (r, r), \qquad d = (d_x, d_y) = c - \lfloor c \rfloor \tag{2} $$
 #
-# A point of the window is then at $(i + d_x, j + d_y)$ plus whole numbers: the fraction $d$ is the same for all. Their neighbours are whole pixels of one patch, with 0 outside the map:
+# A point of the window is then at $(i + d_x, j + d_y)$ plus whole numbers: the fraction $d$ is the same for all. Their neighbours are whole pixels of one patch, in its column and row $p, q$, with 0 outside the map:
 #
 # $$ P_{q,p} = M[j + q,\; i + p], \qquad p, q \in \{0, \dots, 2r+1\} \tag{3} $$
 #
@@ -189,7 +202,7 @@ show(
 #
 # $$ 4\,(2r+1)^2 \quad\text{against}\quad (2r+2)^2 \ \text{reads} \tag{6} $$
 #
-# Level $k$ of a pyramid is the map averaged over squares of $2^k$ pixels, $M^k$. Its coordinates are smaller by the same factor:
+# Level $k$ of a pyramid, $M^k$, is the map averaged over squares of $2^k \times 2^k$ pixels; $V^k$ is a window on it. Its coordinates are smaller by the same factor:
 #
 # $$ V^k_{t,s} = M^k\!\left(\frac{c_x}{2^k} + s,\; \frac{c_y}{2^k} + t\right) \tag{7} $$
 #
@@ -206,7 +219,11 @@ show(
 # | $Q$ | rows: the patch mixed downwards | (B, K, 2r+1, 2r+2) | `rows` | rows Q |
 # | $V$ | window: the rows mixed across | (B, K, 2r+1, 2r+1) | `window` | window V |
 #
-# Letters of shapes: $B$ maps, $K$ centres on each map, $C$ channels, $H$ and $W$ the size of the map.
+# | $s, t$ | offset of a point from the centre, right and down | whole map px, −r … r | `offsets` | s (px) |
+# | $p, q$ | column and row of the patch | whole, 0 … 2r+1 | `step` | p (px of the patch) |
+# | $k$ | level of the pyramid, 0 the finest | whole number | `k` | level k = |
+#
+# Letters of shapes: $B$ maps, $K$ centres on each map, $C$ channels, $H$ and $W$ the size of the map, $E = 2r+2$ the side of the patch.
 
 # %% [markdown]
 # ## Code
@@ -350,7 +367,7 @@ assert torch.equal(beyond, torch.zeros(1, 1, 2, 2)), "outside is 0, also beside 
 # %% [markdown]
 # ### The patch in runs
 #
-# `read_patch` names all $P^2$ pixels of a patch. Yet the pixels of one row are neighbours in memory: a row of a patch is a **run** of $P$ numbers, and where it starts says all. `unfold` shows every run of a line as one row of a table, without a copy:
+# `read_patch` names all $(2r+2)^2$ pixels of a patch. Yet the pixels of one row are neighbours in memory: a row of a patch is a **run** of $2r+2$ numbers, and where it starts says all. `unfold` shows every run of a line as one row of a table, without a copy:
 
 # %%
 line = torch.arange(8)
@@ -384,7 +401,7 @@ def _copy_patch(maps: Tensor, corner: Tensor, size: int) -> Tensor:
 assert torch.equal(_copy_patch(numbers, corners, 3), patches), "runs differ from single pixels"
 
 # %% [markdown]
-# The price is the gradient: for it, PyTorch would fill a table of all runs, $P$ times as large as the maps. So the look-up below copies runs where nobody asks for the gradient of the maps, as in every use of a trained network, and calls `read_patch` where somebody does. (It also calls `read_patch` on a GPU, which would have to wait for the answer to `cut.any()`, and for maps smaller than one run.)
+# The price is the gradient: for it, PyTorch would fill a table of all runs, $2r+2$ times as large as the maps. So the look-up below copies runs where nobody asks for the gradient of the maps, as in every use of a trained network, and calls `read_patch` where somebody does. (It also calls `read_patch` on a GPU, which would have to wait for the answer to `cut.any()`, and for maps smaller than one run.)
 
 # %% [markdown]
 # ### Two shifted sums
@@ -412,13 +429,13 @@ assert blend_patch_slices(four, torch.tensor([0.5, 0.5])).item() == 25
 
 # %% tags=["promote", "exercise"]
 def blend_patch(
-    patch: Float[Tensor, "*#N P P"], fraction: Float[Tensor, "*#N 2"]
-) -> Float[Tensor, "*#N P-1 P-1"]:
+    patch: Float[Tensor, "*#N E E"], fraction: Float[Tensor, "*#N 2"]
+) -> Float[Tensor, "*#N E-1 E-1"]:
     """Mix each pixel of a patch with the next, down and then across (equations 4 and 5).
 
-    patch     (*N, P, P) whole pixels, P at least 2
+    patch     (*N, E, E) whole pixels, E at least 2
     fraction  (*N, 2) how far (x, y) the points lie past them, in pixels, in [0, 1)
-    returns   (*N, P − 1, P − 1) the values at the points
+    returns   (*N, E − 1, E − 1) the values at the points
 
     Convention: fraction in (x, y) order; first patch axis y, second x.
     """
@@ -470,7 +487,7 @@ def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
         raise ValueError(
             f"centres has batch size {centres.shape[0]}; expected {maps.shape[0]}, that of maps"
         )
-    if not isinstance(radius, int) or radius < 0:
+    if not isinstance(radius, Integral) or radius < 0:
         raise ValueError(f"radius is {radius!r}; expected a whole number of pixels, 0 or more")
 
 
@@ -555,8 +572,8 @@ for maps_shape in ((2, 7, 9), (2, 16, 7, 9)):
 # %% tags=["nbval-check-output"]
 print(" r   reads: points   patch     multiplications: points   patch")
 for r in range(1, 5):
-    S, P = 2 * r + 1, 2 * r + 2
-    print(f"{r:2d} {4 * S**2:15d} {P**2:7d} {8 * S**2:25d} {S * P + S**2:7d}")
+    S, E = 2 * r + 1, 2 * r + 2
+    print(f"{r:2d} {4 * S**2:15d} {E**2:7d} {8 * S**2:25d} {S * E + S**2:7d}")
 
 # %% [markdown]
 # RAFT uses $r = 4$: 100 reads in place of 324. The advantage grows with the radius towards a factor of 4, as the one extra row and column weigh less.
@@ -616,7 +633,7 @@ show(
 print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} times as fast here")
 
 # %% [markdown]
-# The time of sampling grows as the number of points does, the time of the patch more slowly: its work is in runs and rows as much as in pixels. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. One reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
+# The time of sampling grows as the number of points does, the time of the patch more slowly: its work is in runs and rows as much as in pixels. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. A likely reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
 #
 # What about memory? Every way writes down where to read before it reads. Bytes for each centre at $r = 4$, from the tensors themselves:
 
@@ -631,7 +648,7 @@ print("runs:  ", index[0].nbytes, "bytes of starts and", one_patch.nbytes, "of p
 # %% [markdown]
 # ### Gradients
 #
-# A network that looks up must learn through the look-up: the error it makes has to reach the features that the map was made of, and the guess that placed the window. Every step from map to window is a copy or a weighted sum, so PyTorch differentiates all of it; the fraction carries the slope with respect to the centre, the whole part of the centre has none. The slope of the window's sum with respect to each map value shows how much each pixel counts:
+# A network that looks up must learn through the look-up: the error it makes has to reach the features that the map was made of. It can also reach the guess that placed the window; RAFT and CoTracker cut that second way on purpose (lesson 1 says so), other uses need it. Every step from map to window is a copy or a weighted sum, so PyTorch differentiates all of it; the fraction carries the slope with respect to the centre, the whole part of the centre has none. The slope of the window's sum with respect to each map value shows how much each pixel counts:
 
 # %%
 leaf = similarity.clone().requires_grad_()
@@ -713,7 +730,7 @@ for _ in range(3):
 print(*(tuple(level.shape) for level in levels), sep="\n")
 
 
-# %%
+# %% tags=["figure"]
 def draw_nested(radius=4):
     figure, axes = canvas(1, 1, 6.0, 4.2)
     axes.imshow(to_picture(pair.right))
@@ -722,7 +739,9 @@ def draw_nested(radius=4):
         reach = 4 * radius * 2**k
         outline(axes, (x, y), reach, colour)
         label = {"facecolor": COLOURS[colour], "edgecolor": "none", "pad": 1}
-        axes.text(x, y + reach, f"level {k}", color="white", ha="center", va="center", bbox=label)
+        axes.text(
+            x, y + reach, f"level k = {k}", color="white", ha="center", va="center", bbox=label
+        )
     axes.set(
         xlabel="x (px)",
         ylabel="y (px)",
@@ -758,10 +777,11 @@ def draw_averages():
     figure, axes = canvas(1, 3, 7.5, 2.6, sharey=True)
     titles = ("true match, level 0", "no motion, level 0", "no motion, level 1")
     for each, values, title in zip(axes, averages, titles, strict=True):
-        each.imshow(values, extent=(-4.5, 4.5, 4.5, -4.5), vmin=0, vmax=0.6, cmap="gray")
+        each.imshow(values, extent=(-4.5, 4.5, 4.5, -4.5), vmin=0, vmax=0.7, cmap="gray")
         each.plot(0, 0, "+", color=COLOURS["query"])
         each.set(title=title, xlabel="offset x (map px)", xticks=range(-4, 5, 2))
     axes[0].set(ylabel="offset y (map px)", yticks=range(-4, 5, 2))
+    axes[2].set(xlabel="offset x (px of level 1)")
     return figure
 
 
@@ -771,7 +791,7 @@ show(
 )
 
 # %% [markdown]
-# At the true match the light spot stands on the cross; without a guess it smears to the left, since every pixel moved left by its own disparity, and at level 1 the whole smear fits into the window.
+# Black is a similarity of 0 or less, white 0.7. At the true match the light spot stands on the cross; without a guess it smears to the left, since every pixel moved left by its own disparity, and at level 1 the whole smear fits into the window.
 
 # %%
 assert at_match.argmax().item() == 40  # entry 4·9 + 4, the middle of 9 × 9
@@ -809,27 +829,33 @@ for name, positions in found.items():
 
 # %%
 def draw_flow():
-    figure, axes = canvas(1, 2, 6.5, 2.4, sharey=True)
+    figure, axes = canvas(1, 3, 7.4, 2.3, width_ratios=[5, 5, 2])
     for each, target, title in zip(
-        axes, (matches, found["level 0, radius 8"]), ("true flow", "peaks, radius 8"), strict=True
+        axes[:2],
+        (matches, found["level 0, radius 8"]),
+        ("true flow", "peaks, radius 8"),
+        strict=True,
     ):
         flow = (target - still) * known[:, None]
         picture = flow_to_image(flow.T.view(1, 2, H, W), max_norm=8)
         each.imshow(to_picture(picture))
         each.set(title=title, xlabel="x (map px)")
     axes[0].set(ylabel="y (map px)")
+    axes[2].imshow(to_picture(flow_wheel()))
+    axes[2].set(title="the key, rim: 8 map px")
+    axes[2].set_axis_off()
     return figure
 
 
 show(
     draw_flow(),
     alt="The true flow of the motorcycle pair and the flow read off the peaks, which shows the "
-    "motorcycle with speckles",
+    "motorcycle with speckles; beside them the wheel of colours",
     photo=True,
 )
 
 # %% [markdown]
-# White: no disparity known, or no motion. The motorcycle stands out from the background as in the true flow; the speckles are places where something else looked more alike. RAFT reads the same windows and hands them to a network, which learns when to trust a peak.
+# The colour of a pixel is the direction of its motion, the strength of the colour its length. White: no disparity known, or no motion. The motorcycle stands out from the background as in the true flow; the speckles are places where something else looked more alike. RAFT reads the same windows and hands them to a network, which learns when to trust a peak.
 #
 # Level 1 covers the same distance as radius 8 with less than a third of the numbers, and does badly here: the peaks of these features are about one pixel wide, and averaging four pixels buries them. A pyramid needs features that survive averaging. RAFT learns its features together with their pyramid; these were never asked.
 #
@@ -838,11 +864,11 @@ show(
 # %% [markdown]
 # ## Exercises
 #
-# **The blanks of this lesson**
-#
-# - `read_patch`: 15 minutes, ●●○
-# - `blend_patch`: 10 minutes, ●●○
-# - `sample_pyramid`: 5 minutes, ●○○
+# | write | minutes | difficulty |
+# | --- | --- | --- |
+# | `read_patch` | 15 | ●●○ |
+# | `blend_patch` | 10 | ●●○ |
+# | `sample_pyramid` | 5 | ●○○ |
 #
 # <details><summary>Hint for <code>read_patch</code></summary>
 #
@@ -853,6 +879,12 @@ show(
 # <details><summary>Hint for <code>blend_patch</code></summary>
 #
 # The version with slices passes the check: start from equations 4 and 5, and give the fractions two more axes so that they broadcast over the patch.
+#
+# </details>
+#
+# <details><summary>Hint for <code>sample_pyramid</code></summary>
+#
+# `enumerate(levels)` gives k and the map of that level; one `sample_window` each.
 #
 # </details>
 #
@@ -991,6 +1023,6 @@ with shows_error(ValueError):
 #
 # - Points one pixel apart share one fraction, so a window is a patch of whole pixels and two shifted sums.
 # - The patch is read once: $(2r+2)^2$ reads against $4(2r+1)^2$, the same numbers and the same gradients.
-# - A pyramid covers $2^k$ times as much at level $k$ for the same price; centres are divided by $2^k$, in (x, y) order, and windows are indexed [y, x].
+# - A pyramid reaches $2^k$ times as far at level $k$ for the same price; centres are divided by $2^k$, in (x, y) order, and windows are indexed [y, x].
 #
 # This closes the chapter: [sampling](1_sampling.ipynb) reads one point, [warps](2_warps.ipynb) read a whole picture, windows read a neighbourhood. The line goes on in chapter 4, where RAFT looks up its correlation volume at every iteration, and in chapter 5, where CoTracker reads features around the points it follows.
