@@ -85,6 +85,7 @@ def test_start_then_check_then_a_written_answer(tmp_path):
     nbformat.write(notebook, path)
     written = fourfold("check", FIRST.key, "--in", room)
     assert written.returncode == 0 and written.stdout.count("✓") == len(blanks)
+    assert fourfold("check", FIRST.key, cwd=room).stdout == written.stdout
     assert "kept" in fourfold("start", room, "--chapter", FIRST.key).stdout
 
 

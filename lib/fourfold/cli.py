@@ -38,7 +38,10 @@ def main() -> None:
 
 
 Folder = Annotated[
-    Path | None, typer.Option("--in", help="The folder; the course's workspace/ when left out.")
+    Path | None,
+    typer.Option(
+        "--in", help="The folder; when left out, this one if `start` filled it, else workspace/."
+    ),
 ]
 
 
@@ -62,13 +65,14 @@ def lab(
     from fourfold.course.lab import lab_command, lab_environment
     from fourfold.course.lesson import lessons, select
     from fourfold.course.workspace import start as fill
+    from fourfold.course.workspace import workspace_here
 
     house = House.here()
     every = lessons(house)
     if not every:
         raise CourseError("chapters/ holds no lesson yet; `fourfold new` writes one")
     first = (select(house, [name]) if name else every)[0]
-    place = folder or house.workspace
+    place = folder or workspace_here(house)
     fill(house, place, every)
     command = lab_command(place, first.key, browser=browser, port=port)
     typer.echo(f"opening {first.key} in {place}; stop with Ctrl-C")
@@ -137,11 +141,11 @@ def check(names: Names = None, folder: Folder = None) -> None:
     from fourfold.course.exercises import exercises, program, run_program
     from fourfold.course.files import House
     from fourfold.course.lesson import select
-    from fourfold.course.workspace import reader_cells
+    from fourfold.course.workspace import reader_cells, workspace_here
 
     os.environ.setdefault("MPLBACKEND", "Agg")
     house = House.here()
-    place, failed = folder or house.workspace, 0
+    place, failed = folder or workspace_here(house), 0
     for lesson in select(house, names or []):
         if not (found := exercises(lesson)):
             continue

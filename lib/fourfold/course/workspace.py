@@ -18,7 +18,7 @@ from fourfold.course.errors import CourseError
 from fourfold.course.files import House, write_whole
 from fourfold.course.lesson import Cell, Lesson
 
-__all__ = ["Written", "reader_cells", "start"]
+__all__ = ["Written", "reader_cells", "start", "workspace_here"]
 
 MANIFEST = ".fourfold.json"
 README = """\
@@ -36,6 +36,12 @@ class Written:
 
     path: Path
     outcome: str
+
+
+def workspace_here(house: House) -> Path:
+    """The folder that the reader stands in, if `start` filled it; else the course's workspace."""
+    here = Path.cwd()
+    return here if (here / MANIFEST).exists() else house.workspace
 
 
 def start(house: House, folder: Path, chosen: Sequence[Lesson]) -> list[Written]:

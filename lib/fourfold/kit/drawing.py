@@ -285,7 +285,8 @@ def draw_pixels(
     for (y, x), value in np.ndenumerate(array):
         red, green, blue, _ = picture.to_rgba(value)
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-        axes.text(x, y, number.format(value), ha="center", va="center", color=ink, size=fontsize)
+        text = number.format(value).replace("-", "−")
+        axes.text(x, y, text, ha="center", va="center", color=ink, size=fontsize)
 
 
 def _padded_limits(array: np.ndarray) -> tuple[float, float]:
