@@ -591,14 +591,23 @@ show(
 _PADDINGS = ("zeros", "border", "reflection")
 
 
+def _check_floating(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; expected a tensor"
+            " (torch.from_numpy makes one of an array)"
+        )
+    if not values.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {values.dtype}; expected floating point (call .float() on it)"
+        )
+
+
 def _check_arguments(image: Tensor, points: Tensor, padding: str) -> None:
     if padding not in _PADDINGS:
         raise ValueError(f"padding is {padding!r}; expected one of {', '.join(_PADDINGS)}")
-    for name, tensor in (("image", image), ("points", points)):
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected floating point (call .float() on it)"
-            )
+    _check_floating("image", image)
+    _check_floating("points", points)
     if image.ndim not in (4, 5) or 0 in image.shape[2:]:
         raise ValueError(
             f"image has shape {tuple(image.shape)}; expected (B, C, H, W) or (B, C, T, H, W)"
@@ -614,6 +623,8 @@ def _check_arguments(image: Tensor, points: Tensor, padding: str) -> None:
         raise ValueError(
             f"points has batch size {points.shape[0]}; expected {image.shape[0]}, that of image"
         )
+    if points.device != image.device:
+        raise ValueError(f"points is on {points.device}; expected {image.device}, that of image")
 
 
 # %% [markdown]
@@ -635,7 +646,8 @@ def sample(
     returns  (B, C, *N) values in the units and the dtype of the image
 
     Gradients flow to both. At a pixel centre the slope has a kink, and the gradient to points is
-    that of one side: in float64 the side of larger coordinates, in float32 as rounding has it.
+    that of one side: in float64 the side of larger coordinates, in float32 as rounding has it (and
+    under reflection 0 at some of the mirrors, either side beyond them).
     Half-precision points and images are computed in float32, since near 1000 a float16 coordinate
     moves in steps of half a pixel. NaN and infinite points give what grid_sample gives.
 

@@ -42,7 +42,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,7 +50,7 @@ from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
 from fourfold.bilinear_sampling import warps
-from fourfold.bilinear_sampling.sampling import sample
+from fourfold.bilinear_sampling.sampling import _check_floating, sample
 from fourfold.kit.drawing import (
     COLOURS,
     canvas,
@@ -221,18 +221,16 @@ def _check_size(H: int, W: int, names: str = "HW") -> None:
 
 
 def _coordinates(name: str, values: Tensor) -> Tensor:
-    if not values.is_floating_point():
-        raise TypeError(
-            f"{name} has dtype {values.dtype}; expected floating point (call .float() on it)"
-        )
+    _check_floating(name, values)
     # From 512 to 1024 px a float16 moves in steps of half a pixel, a bfloat16 in steps of four.
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _grid(grid: Tensor) -> Tensor:
+    grid = _coordinates("grid", grid)
     if grid.dim() != 4 or grid.shape[-1] != 2:
         raise ValueError(f"grid has shape {tuple(grid.shape)}; expected (B, H, W, 2)")
-    return _coordinates("grid", grid)
+    return grid
 
 
 # Outside any image, and near enough for float32 to stay exact.
@@ -240,9 +238,9 @@ _OUTSIDE = -1e4
 
 
 def _matrices(matrix: Tensor) -> Tensor:
+    matrix = _coordinates("matrix", matrix)
     if matrix.dim() not in (2, 3) or matrix.shape[-2:] != (3, 3):
         raise ValueError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 3) or (B, 3, 3)")
-    matrix = _coordinates("matrix", matrix)
     return matrix if matrix.dim() == 3 else matrix[None]
 
 
@@ -313,6 +311,7 @@ def warp(
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
     the grid maps backward, from output pixel to input position.
     """
+    _check_floating("image", image)
     if image.dim() != 4:
         raise ValueError(f"image has shape {tuple(image.shape)}; expected (B, C, h, w)")
     grid = _grid(grid)
@@ -430,7 +429,9 @@ def affine_grid(matrix: Float[Tensor, "*B 3 3"], H: int, W: int) -> Float[Tensor
     the centre of the top-left pixel at (0, 0).
     """
     m = _matrices(matrix)[..., None, None]
-    if (m[:, 2].flatten(1) != m.new_tensor([0, 0, 1])).any():
+    # A matrix that was computed, say by a least squares fit, may miss the row by its rounding.
+    off = (m[:, 2].flatten(1) - m.new_tensor([0, 0, 1])).abs()
+    if (off > 8 * torch.finfo(m.dtype).eps).any():
         raise ValueError(
             "matrix has a last row other than (0, 0, 1); expected an affine map (for perspective, "
             "call homography_grid)"
@@ -508,7 +509,9 @@ def rotation(
     Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
     the top-left pixel at (0, 0).
     """
-    quarters, rest = divmod(degrees, 90)
+    if not math.isfinite(degrees):
+        raise ValueError(f"degrees is {degrees}; expected a finite angle")
+    quarters, rest = divmod(float(degrees), 90)
     cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
     for _ in range(int(quarters) % 4):
         cos, sin = -sin, cos
@@ -529,7 +532,7 @@ def scaling(
     Convention: acts on (x, y, 1), x to the right, y down; centre is (x, y) in pixels, the centre of
     the top-left pixel at (0, 0).
     """
-    fx, fy = (factor, factor) if isinstance(factor, Real) else factor
+    fx, fy = factor if isinstance(factor, tuple | list) else (float(factor), float(factor))
     return _about([[fx, 0.0], [0.0, fy]], centre, (0, 0), device, dtype)
 
 
@@ -613,7 +616,10 @@ torch.testing.assert_close(homography_grid(shear, 5, 7), affine_grid(shear, 5, 7
 # %% tags=["promote"]
 def _normalised(name: str, points: Tensor | Sequence) -> tuple[Tensor, Tensor]:
     """Move and scale four points into [−1, 1]; give them and the matrix that does it."""
-    points = torch.as_tensor(points, dtype=torch.float64, device="cpu")
+    try:
+        points = torch.as_tensor(points, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {points!r}; expected four (x, y) positions") from None
     if points.shape != (4, 2) or not points.isfinite().all():
         raise ValueError(f"{name} is {points.tolist()}; expected four finite (x, y) positions")
     x, y = points.mean(dim=0).tolist()
@@ -706,9 +712,10 @@ def flow_grid(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W 2"]:
     Convention: u to the right, v down, from the output pixel to the input position; (x, y) order,
     the centre of the top-left pixel at (0, 0).
     """
-    if flow.dim() != 4 or flow.shape[1] != 2:
-        raise ValueError(f"flow has shape {tuple(flow.shape)}; expected (B, 2, H, W)")
-    f = _coordinates("flow", flow).permute(0, 2, 3, 1)
+    f = _coordinates("flow", flow)
+    if f.dim() != 4 or f.shape[1] != 2:
+        raise ValueError(f"flow has shape {tuple(f.shape)}; expected (B, 2, H, W)")
+    f = f.permute(0, 2, 3, 1)
     return pixel_grid(*f.shape[1:3], device=f.device, dtype=f.dtype) + f
 
 

@@ -45,7 +45,7 @@ from jaxtyping import Float, Int
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from fourfold.bilinear_sampling.sampling import sample
+from fourfold.bilinear_sampling.sampling import _check_floating, sample
 from fourfold.bilinear_sampling.warps import pixel_grid
 from fourfold.bilinear_sampling.window import blend_patch, read_patch, sample_pyramid, sample_window
 from fourfold.kit.drawing import (
@@ -468,11 +468,8 @@ assert torch.allclose(blend_patch(stack, shares), expected, atol=1e-6), "differs
 
 # %% tags=["promote"]
 def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
-    for name, tensor in (("maps", maps), ("centres", centres)):
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; expected floating point (call .float() on it)"
-            )
+    _check_floating("maps", maps)
+    _check_floating("centres", centres)
     if maps.ndim not in (3, 4) or 0 in maps.shape[-2:]:
         raise ValueError(
             f"maps has shape {tuple(maps.shape)}; expected (B, H, W) or (B, C, H, W)"
@@ -487,7 +484,9 @@ def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
         raise ValueError(
             f"centres has batch size {centres.shape[0]}; expected {maps.shape[0]}, that of maps"
         )
-    if not isinstance(radius, Integral) or radius < 0:
+    if centres.device != maps.device:
+        raise ValueError(f"centres is on {centres.device}; expected {maps.device}, that of maps")
+    if not isinstance(radius, Integral) or isinstance(radius, bool) or radius < 0:
         raise ValueError(f"radius is {radius!r}; expected a whole number of pixels, 0 or more")
 
 
@@ -501,6 +500,7 @@ def _window_from_patch(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
     corner = (floor - radius).clamp(-size, max(maps.shape[1:])).long()
     needs_gradient = maps.requires_grad and torch.is_grad_enabled()
     in_runs = maps.device.type == "cpu" and not needs_gradient and maps.numel() >= size
+    in_runs = in_runs and not torch.compiler.is_compiling()  # `if cut.any()` would break the graph
     patch = (_copy_patch if in_runs else read_patch)(maps, corner, size)
     return blend_patch(patch.to(dtype), fraction).to(maps.dtype)
 
@@ -525,7 +525,8 @@ def sample_window(
 
     The same numbers and gradients as `sample` at each of the S² points, with zeros outside the map.
     A map value that is not finite reaches the points whose four neighbours include it, and no
-    others; a centre that is not finite gives NaN. Half-precision centres are computed in float32.
+    others, as NaN where `sample` may give an infinity; a centre that is not finite gives NaN.
+    Half-precision centres are computed in float32.
 
     Raises TypeError for integer maps or centres, ValueError for a shape or a radius that does not
     fit; the sentence names the argument.
@@ -635,6 +636,21 @@ print(f"radius 4: the patch is {seconds[4]['points'] / seconds[4]['patch']:.1f} 
 # %% [markdown]
 # The time of sampling grows as the number of points does, the time of the patch more slowly: its work is in runs and rows as much as in pixels. At radius 1 there is little to share; at larger radii the patch is ahead. The gain in time is smaller than the gain in reads. A likely reason: a pixel that is read four times in a row comes from main memory once, and from the processor's cache the other three times, at little cost.
 #
+# Training is another matter. The backward pass writes a gradient for every number of every map, read or not, which costs more than either way of reading:
+
+
+# %%
+def with_gradient(look_up):
+    leaf = volume[:2000].clone().requires_grad_()
+    return lambda: torch.autograd.grad(look_up(leaf, matches[:2000], 4).sum(), leaf)
+
+
+both = best_seconds(
+    {"points": with_gradient(sample_window_points), "patch": with_gradient(sample_window)}, turns=5
+)
+print(f"with the gradient to the maps: {both['points'] / both['patch']:.1f} times as fast here")
+
+# %% [markdown]
 # What about memory? Every way writes down where to read before it reads. Bytes for each centre at $r = 4$, from the tensors themselves:
 
 # %% tags=["nbval-check-output"]
@@ -708,6 +724,7 @@ def sample_pyramid(
     does, which takes the pixel centre (0, 0) of every level as the same point.
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2.
     """
+    _check_floating("centres", centres)
     return [sample_window(level, centres / 2**k, radius) for k, level in enumerate(levels)]
 
 

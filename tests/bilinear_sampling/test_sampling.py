@@ -406,6 +406,9 @@ IMAGE, POINTS = torch.zeros(2, 3, 4, 5), torch.zeros(2, 7, 2)
         (IMAGE[:, :, None], POINTS, "zeros", ValueError, r"points has shape .* \(x, y, t\)"),
         (IMAGE, torch.zeros(2), "zeros", ValueError, r"points has shape \(2,\); expected"),
         (IMAGE, POINTS[:1], "zeros", ValueError, "points has batch size 1; expected 2"),
+        (IMAGE.numpy(), POINTS, "zeros", TypeError, "image is a ndarray; expected a tensor"),
+        (IMAGE, POINTS.tolist(), "zeros", TypeError, "points is a list; expected a tensor"),
+        (IMAGE.to("meta"), POINTS, "zeros", ValueError, "points is on cpu; expected meta"),
     ],
 )
 def test_bad_input_is_named(without_shape_checks, image, points, padding, error, sentence):

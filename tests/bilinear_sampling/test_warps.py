@@ -413,6 +413,10 @@ BAD_CALLS = [
     (lambda: inside(torch.zeros(1, 4, 4, 2), 3, 0), ValueError, "w is 0"),
     (lambda: homography_from_points(SQUARE[:3], SQUARE), ValueError, "from_points is .* four"),
     (lambda: homography_from_points(SQUARE, [*SQUARE[:3], (0, math.nan)]), ValueError, "finite"),
+    (lambda: homography_from_points(SQUARE, [(0, 0), (1,)]), ValueError, "to_points is .* four"),
+    (lambda: homography_from_points("corners", SQUARE), ValueError, "from_points is 'corners'"),
+    (lambda: rotation(math.nan), ValueError, "degrees is nan; expected a finite angle"),
+    (lambda: affine_grid(np.eye(3), 4, 4), TypeError, "matrix is a ndarray; expected a tensor"),
     (
         lambda: homography_from_points(SQUARE, [(0, 0), (1, 0), (2, 0), (0, 1)]),
         ValueError,
@@ -435,6 +439,19 @@ BAD_CALLS = [
 def test_bad_arguments_get_a_sentence(call, error, sentence, without_shape_checks):
     with pytest.raises(error, match=sentence):
         call()
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(without_shape_checks):
+    assert torch.equal(pixel_grid(np.int64(3), 4), pixel_grid(3, 4))
+    for half in (np.float32(0.5), torch.tensor(0.5)):
+        assert torch.equal(scaling(half), scaling(0.5))
+        assert torch.equal(rotation(half), rotation(0.5))
+
+
+def test_a_last_row_off_by_its_rounding_is_affine():
+    nearly = torch.eye(3)
+    nearly[2, 0], nearly[2, 2] = 1e-7, 1 + 2**-23
+    torch.testing.assert_close(affine_grid(nearly, 3, 4), affine_grid(torch.eye(3), 3, 4))
 
 
 GRID = torch.zeros(1, 4, 4, 2)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -393,11 +394,17 @@ MAPS, CENTRES = torch.zeros(2, 5, 6), torch.zeros(2, 2)
         (MAPS, torch.zeros(3, 2), 1, ValueError, "centres has batch size 3; expected 2, that of"),
         (MAPS, CENTRES, -1, ValueError, "radius is -1; expected a whole number of pixels, 0 or"),
         (MAPS, CENTRES, 1.5, ValueError, r"radius is 1\.5; expected a whole number of pixels"),
+        (MAPS, CENTRES, True, ValueError, "radius is True; expected a whole number of pixels"),
+        (MAPS.numpy(), CENTRES, 1, TypeError, "maps is a ndarray; expected a tensor"),
+        (MAPS.to("meta"), CENTRES, 1, ValueError, "centres is on cpu; expected meta, that of maps"),
     ],
 )
 def test_bad_input_is_named(without_shape_checks, maps, centres, radius, error, sentence):
     with pytest.raises(error, match=sentence):
         sample_window(maps, centres, radius)
-    if centres.is_floating_point():
-        with pytest.raises(error, match=sentence):
-            sample_pyramid([maps], centres, radius)
+    with pytest.raises(error, match=sentence):
+        sample_pyramid([maps], centres, radius)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(without_shape_checks):
+    assert torch.equal(sample_window(MAPS, CENTRES, np.int64(1)), sample_window(MAPS, CENTRES, 1))
