@@ -1,6 +1,8 @@
 import json
 import struct
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,7 +75,7 @@ def test_float16_leaves_whole_numbers_alone(tmp_path):
 def test_a_value_too_large_for_float16_is_named(tmp_path):
     model = _model()
     with torch.no_grad():
-        model[2].bias[1] = -70_000.0
+        model[2].bias[:] = torch.tensor([float("inf"), -70_000.0])
     with pytest.raises(ValueError, match=r"2\.bias has a value of 70000; expected at most 65504"):
         save_checkpoint(tmp_path / "half.safetensors", model, CARD, float16=True)
     assert not list(tmp_path.iterdir())
@@ -116,6 +118,49 @@ def test_another_hash_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"small\.safetensors has sha256 .*; expected"):
         load_checkpoint(path, _model())
+
+
+def test_a_hash_may_be_written_in_capitals(tmp_path):
+    path = tmp_path / "small.safetensors"
+    digest = save_checkpoint(path, _model(), CARD)
+    load_checkpoint(path, _model(), sha256=digest.upper())
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_checkpoint_whole(
+    tmp_path, without_shape_checks
+):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, _model(0), CARD)
+    with pytest.raises((TypeError, ValueError, RuntimeError), match="ensor"):
+        save_checkpoint(path, _model(1), replace(CARD, metrics={"EPE (px)": torch.ones(2)}))
+    other = _model(1)
+    load_checkpoint(path, other)
+    assert _same(other.state_dict(), _model(0).state_dict())
+    assert read_card(path) == CARD
+
+
+def test_metrics_may_be_numbers_of_numpy_or_torch(tmp_path, without_shape_checks):
+    path = tmp_path / "small.safetensors"
+    metrics = {"EPE (px)": np.float32(1.5), "outliers": torch.tensor(0.25)}
+    save_checkpoint(path, _model(), replace(CARD, metrics=metrics))
+    assert read_card(path).metrics == {"EPE (px)": 1.5, "outliers": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"is damaged \(.*\); expected JSON"),
+        ("[1]", "lacks .*sha256|lacks command"),
+        ('{"seed": 1}', "lacks .*; expected a JSON object"),
+    ],
+)
+def test_a_broken_card_is_named(tmp_path, text, message):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, _model(), CARD)
+    path.with_suffix(".json").write_text(text)
+    for read in (lambda: read_card(path), lambda: load_checkpoint(path, _model())):
+        with pytest.raises(ValueError, match=rf"small\.json ({message})"):
+            read()
 
 
 def test_a_damaged_file_is_no_checkpoint(tmp_path):

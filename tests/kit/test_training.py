@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fourfold.kit import resume
 from fourfold.kit.checkpoints import load_tensors
@@ -267,12 +267,48 @@ def test_other_settings_than_the_checkpoint_s_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 0), ("learning_rate", 0.0), ("clip", -1.0), ("save_every", 0), ("warmup", 1.0)],
+    [
+        ("steps", 0),
+        ("steps", 2.5),
+        ("steps", "5"),
+        ("save_every", 0),
+        ("seed", None),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("clip", -1.0),
+        ("clip", None),
+        ("weight_decay", -0.1),
+        ("warmup", 1.0),
+        ("minutes", "5"),
+    ],
 )
-def test_settings_out_of_range_are_named(name, value):
+def test_settings_out_of_range_are_named(without_shape_checks, name, value):
     options = {"steps": 1, name: value}
-    with pytest.raises(ValueError, match=f"{name} is {value}; expected"):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
         train(nn.Linear(1, 1), lambda model, x: model(x).mean(), [torch.ones(1, 1)], **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "came"),
+    [
+        (lambda model, x: model(x), r"a tensor of shape \(2, 1\)"),
+        (lambda model, x: model(x).mean().reshape(1), r"a tensor of shape \(1,\)"),
+        (lambda model, x: model(x).mean().detach(), "a scalar without a gradient"),
+        (lambda model, x: model(x).mean().item(), "a float"),
+        (lambda model, x: None, "a NoneType"),
+    ],
+)
+def test_a_loss_that_cannot_be_trained_on_is_named(without_shape_checks, loss, came):
+    with pytest.raises(ValueError, match=f"loss gave {came}; expected a scalar tensor with a"):
+        train(nn.Linear(1, 1), loss, [torch.ones(2, 1)], steps=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "count"), [(nn.Identity(), 0), (nn.Linear(1, 1).requires_grad_(False), 2)]
+)
+def test_a_model_with_nothing_to_train_is_named(model, count):
+    with pytest.raises(ValueError, match=f"model has {count} parameters, none of which requires"):
+        train(model, lambda model, x: model(x).mean(), [torch.ones(1, 1)], steps=1)
 
 
 def test_batches_that_can_be_gone_through_once_only_are_named():
@@ -305,6 +341,138 @@ def test_any_iterable_of_batches_resumes(tmp_path, without_shape_checks):
     model, parts = start(tmp_path)
     assert _same_bits(model, whole.state_dict())
     assert _without_time(parts) == _without_time(records)
+
+
+class _Noisy(Dataset):
+    """Each item is drawn anew, from all three generators."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return torch.randn(4) + index * random.random() * np.random.rand()
+
+
+def test_noise_in_the_data_and_in_the_loss_resume_together(tmp_path, without_shape_checks):
+    """The loader reads one batch ahead of the loss; stopped after every step all the same."""
+
+    def start(folder, **options):
+        seed_everything(5)
+        model = nn.Linear(4, 1)
+        batches = DataLoader(_Noisy(), batch_size=8, shuffle=True)
+        options = {"steps": 8, "progress": False, **options}
+
+        def loss(model, x):
+            return model(x + torch.randn_like(x)).square().mean()
+
+        return model, train(model, loss, batches, folder=folder, **options)
+
+    whole, records = start(None)
+    for _ in range(7):
+        start(tmp_path, minutes=0.0)
+    model, parts = start(tmp_path)
+    assert _same_bits(model, whole.state_dict())
+    assert _without_time(parts) == _without_time(records)
+
+
+def test_the_data_draws_other_numbers_than_the_loss():
+    drawn = []
+
+    class Batches:
+        def __iter__(self):
+            drawn.append(torch.rand(()).item())
+            yield torch.ones(1, 1)
+
+    def loss(model, x):
+        drawn.append(torch.rand(()).item())
+        return model(x).mean()
+
+    train(nn.Linear(1, 1), loss, Batches(), steps=4, progress=False)
+    assert len(set(drawn)) == len(drawn) == 8
+
+
+def _stopped_at_step_5(folder):
+    with pytest.raises(_Stopped):
+        _run_until_stopped(folder, 7, save_every=5)
+    return folder / f"step_{5:09d}"
+
+
+def _changed(path, change):
+    path.unlink() if change is None else path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "is not there; expected the log of the checkpoint's 5 steps"),
+        (lambda text: "", "has 0 steps; expected the checkpoint's 5"),
+        (lambda text: "".join(text.splitlines(True)[:4]), "has 3 steps; expected the .* 5"),
+        (lambda text: text.replace("\n3,", "\n4,"), "has '4,.*' where step 3 belongs; expected"),
+        (lambda text: text.replace("\n3,", "\nx,"), "has 'x,.*' where step 3 belongs; expected"),
+        (lambda text: text.replace("\n3,", "\n3\n"), "has '3' where step 3 belongs; expected"),
+    ],
+)
+def test_a_log_that_does_not_reach_the_checkpoint_is_named(tmp_path, change, message):
+    _stopped_at_step_5(tmp_path)
+    _changed(tmp_path / "log.csv", change)
+    with pytest.raises(ValueError, match=rf"log\.csv {message}"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "process_0.json"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "is not there"),
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: "", "is damaged"),
+        (lambda text: "{}", "lacks"),
+        (lambda text: "[1]", "lacks"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, name, change, message):
+    checkpoint = _stopped_at_step_5(tmp_path)
+    _changed(checkpoint / name, change)
+    with pytest.raises(ValueError, match=f"{name} {message}.*expected"):
+        run(tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    _stopped_at_step_5(tmp_path)
+    _, batches = model_and_batches(dropout=0.25)
+    model = nn.Sequential(nn.Linear(5, 1)).double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"model of step_000000005 does not fit.*unexpected 3\.b"):
+        train(
+            model,
+            lambda model, batch: model(batch[0]).mean(),
+            batches,
+            steps=STEPS,
+            folder=tmp_path,
+            progress=False,
+        )
+    assert _same_bits(model, before)
+
+
+def test_fewer_batches_than_the_checkpoint_has_used_are_named(tmp_path):
+    def start(count, **options):
+        batches = [torch.ones(2, 1)] * count
+        options = {"steps": 6, "progress": False, **options}
+        train(nn.Linear(1, 1), lambda model, x: model(x).mean(), batches, **options)
+
+    for _ in range(3):
+        start(5, folder=tmp_path, minutes=0.0)
+    with pytest.raises(ValueError, match="gave 2 in pass 1, of which the checkpoint has used 3"):
+        start(2, folder=tmp_path)
+
+
+def test_what_a_user_calls_step_stays(tmp_path):
+    (tmp_path / "step_notes").mkdir()
+    (tmp_path / "step_notes.txt").write_text("mine")
+    (tmp_path / "step_1234567890").mkdir()
+    run(tmp_path, steps=6)
+    names = {path.name for path in tmp_path.iterdir()} - {"log.csv"}
+    assert names == {"step_notes", "step_notes.txt", "step_1234567890", f"step_{6:09d}"}
 
 
 def test_the_seed_orders_the_batches():

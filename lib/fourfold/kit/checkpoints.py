@@ -5,10 +5,11 @@ Nothing here uses pickle, which runs whatever code a file contains.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as _parse
 from safetensors.torch import save as _serialise
@@ -18,10 +19,12 @@ from fourfold.course.files import write_whole
 
 __all__ = [
     "ModelCard",
+    "check_keys",
     "file_sha256",
     "load_checkpoint",
     "load_tensors",
     "read_card",
+    "read_json",
     "save_checkpoint",
     "save_tensors",
 ]
@@ -68,8 +71,10 @@ def save_checkpoint(
         )
     digest = hashlib.sha256(data).hexdigest()
     about = {**asdict(card), "sha256": digest, "bytes": len(data), "float16": float16}
+    # Before the first write; and `float` for metrics that are numbers of NumPy or torch.
+    text = json.dumps(about, indent=2, ensure_ascii=False, default=float)
     write_whole(path, data)
-    write_whole(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False))
+    write_whole(path.with_suffix(".json"), text)
     return digest
 
 
@@ -77,24 +82,41 @@ def load_checkpoint(path: str | Path, model: nn.Module, sha256: str | None = Non
     """Copy the tensors at `path` into `model`, each in the model's own dtype and on its device.
 
     The file must match `sha256` where one is given, else the one on its card where there is one.
-    Raises ValueError for another hash and for keys or shapes that differ, naming all of them;
-    the model is unchanged then.
+    Raises ValueError for another hash, for a card that is damaged, and for keys or shapes that
+    differ, naming all of them; the model is unchanged then.
     """
     path = Path(path)
     if sha256 is None and path.with_suffix(".json").is_file():
-        sha256 = json.loads(path.with_suffix(".json").read_text("utf-8"))["sha256"]
+        sha256 = str(read_json(path.with_suffix(".json"), ("sha256",))["sha256"])
     tensors = load_tensors(path, sha256)
-    _check_keys(path, tensors, model.state_dict())
+    check_keys(path.name, tensors, model.state_dict())
     model.load_state_dict(tensors)  # copies into the model's own tensors, which keep their dtype
 
 
 def read_card(path: str | Path) -> ModelCard:
-    """The model card of the checkpoint at `path`. Raises FileNotFoundError where there is none."""
+    """The model card of the checkpoint at `path`.
+
+    Raises FileNotFoundError where there is none and ValueError for one that is damaged.
+    """
     path = Path(path).with_suffix(".json")
     if not path.is_file():
         raise FileNotFoundError(f"path is {str(path)!r}; there is no model card there")
-    about = json.loads(path.read_text("utf-8"))
+    about = read_json(path, ModelCard.__dataclass_fields__)
     return ModelCard(**{key: about[key] for key in ModelCard.__dataclass_fields__})
+
+
+def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The JSON object at `path`. Raises ValueError unless it is there, whole, and has `keys`."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; expected a JSON file")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); expected JSON") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; expected a JSON object with them")
+    return content
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
@@ -113,7 +135,7 @@ def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
+    if sha256 is not None and found != sha256.lower():
         raise ValueError(f"{path.name} has sha256 {found}; expected {sha256}")
     try:
         tensors = _parse(data)
@@ -146,15 +168,17 @@ def _halved(key: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return value
     half = value.half()
-    if not torch.equal(half.isfinite(), value.isfinite()):
-        largest = value.abs().max().item()
+    too_large = value.isfinite() & ~half.isfinite()
+    if too_large.any():
+        largest = value[too_large].abs().max().item()
         raise ValueError(
             f"{key} has a value of {largest:g}; expected at most 65504, float16's limit"
         )
     return half
 
 
-def _check_keys(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def check_keys(name: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raises ValueError for names or shapes in `found` that differ from `expected`, naming all."""
     wrong = [f"missing {key}" for key in sorted(expected) if key not in found]
     wrong += [f"unexpected {key}" for key in found if key not in expected]
     wrong += [
@@ -163,4 +187,4 @@ def _check_keys(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor
         if key in found and found[key].shape != expected[key].shape
     ]
     if wrong:
-        raise ValueError(f"{path.name} does not fit the model: {', '.join(wrong)}")
+        raise ValueError(f"{name} does not fit the model: {', '.join(wrong)}")

@@ -5,12 +5,14 @@ place in the data, and the states of the random number generators. All of it is 
 pickle: tensors as safetensors, the rest as JSON.
 """
 
-import csv
 import json
 import os
 import random
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.course.files import write_whole
-from fourfold.kit.checkpoints import load_tensors, save_tensors
+from fourfold.kit.checkpoints import check_keys, load_tensors, read_json, save_tensors
+from fourfold.kit.scale import seed_everything
 
 __all__ = ["StepRecord", "Store", "Stream", "random_state", "set_random_state"]
 
@@ -38,7 +41,11 @@ class StepRecord(NamedTuple):
 
 
 class Stream:
-    """Batches for ever, pass after pass, with a position to come back to."""
+    """Batches for ever, pass after pass, with a position to come back to.
+
+    The batches draw from random numbers of their own. A loader reads ahead of the step that it
+    serves, so numbers shared with the loss would depend on how far ahead it has read.
+    """
 
     def __init__(self, batches: Iterable):
         self.batches = batches
@@ -46,8 +53,13 @@ class Stream:
         self.used = 0
         self.random_at_pass = None
         self.iterator = None
+        self.random = _another_random_state()
 
     def next(self) -> Any:
+        with self._own_random():
+            return self._next()
+
+    def _next(self) -> Any:
         if self.iterator is None:
             self._begin_pass()
         for batch in self.iterator:
@@ -59,7 +71,7 @@ class Stream:
                 "expected an iterable that can be gone through again, such as a DataLoader"
             )
         self.passes, self.used, self.iterator = self.passes + 1, 0, None
-        return self.next()
+        return self._next()
 
     def position(self) -> dict:
         return {"passes": self.passes, "used": self.used, "random_at_pass": self.random_at_pass}
@@ -69,14 +81,29 @@ class Stream:
         self.passes, self.used = passes, used
         if hasattr(self.batches, "iteration"):  # accelerate shuffles by this count of passes
             self.batches.iteration = passes
-        set_random_state(random_at_pass)
-        self._begin_pass()
-        for _ in range(used):
-            next(self.iterator)
+        self.random = random_at_pass
+        with self._own_random():
+            self._begin_pass()
+            found = sum(1 for _ in islice(self.iterator, used))
+        if found < used:
+            raise ValueError(
+                f"batches gave {found} in pass {passes + 1}, of which the checkpoint has used "
+                f"{used}; expected the same batches as in the run that wrote it"
+            )
 
     def _begin_pass(self) -> None:
         self.random_at_pass = random_state()
         self.iterator = iter(self.batches)
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        outside = random_state()
+        set_random_state(self.random)
+        try:
+            yield
+        finally:
+            self.random = random_state()
+            set_random_state(outside)
 
 
 class Store:
@@ -94,7 +121,12 @@ class Store:
         accelerator.wait_for_everyone()
 
     def last(self) -> Path | None:
-        return max(self.folder.glob("step_*"), key=lambda path: path.name, default=None)
+        return max(self._folders("step_"), key=lambda path: path.name, default=None)
+
+    def _folders(self, prefix: str) -> list[Path]:
+        """Those that `save` has made: what else is called step_… is the user's own."""
+        name = re.compile(re.escape(prefix) + r"\d{9}")
+        return [p for p in self.folder.iterdir() if name.fullmatch(p.name) and p.is_dir()]
 
     def resume(self, model: nn.Module, optimizer, stream: Stream) -> list[StepRecord]:
         """Put the last checkpoint back, if there is one, and return the log up to it."""
@@ -132,29 +164,35 @@ class Store:
                 "settings": self.settings,
                 "scaler": scaler.state_dict() if scaler else None,
             }
-            write_whole(partial / "state.json", json.dumps(state, indent=2))
+            write_whole(partial / "state.json", json.dumps(state, indent=2, default=float))
+            if self.file:  # A checkpoint without its part of the log could not be resumed from.
+                os.fsync(self.file.fileno())
         self.accelerator.wait_for_everyone()
         own = {"random": random_state(), "position": stream.position()}
         write_whole(partial / f"process_{rank}.json", json.dumps(own))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             os.replace(partial, whole)
-            for path in [*self.folder.glob("step_*"), *self.folder.glob(".partial_*")]:
+            for path in [*self._folders("step_"), *self._folders(".partial_")]:
                 if path != whole:
                     shutil.rmtree(path)
 
     def _restore(self, last: Path, model: nn.Module, optimizer, stream: Stream) -> list:
-        state = json.loads((last / "state.json").read_text("utf-8"))
+        state = read_json(last / "state.json", ("step", "settings", "scaler"))
         self._check_same(last, state["settings"])
-        model.load_state_dict(load_tensors(last / "model.safetensors"))
+        own = read_json(
+            last / f"process_{self.accelerator.process_index}.json", ("random", "position")
+        )
+        records = _read_log(self.folder / "log.csv", state["step"])
+        weights = load_tensors(last / "model.safetensors")
+        check_keys(f"the model of {last.name}", weights, model.state_dict())
+        model.load_state_dict(weights)
         _set_optimizer_tensors(optimizer, load_tensors(last / "optimizer.safetensors"))
         if state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        own = last / f"process_{self.accelerator.process_index}.json"
-        own = json.loads(own.read_text("utf-8"))
         stream.go_to(**own["position"])
         set_random_state(own["random"])
-        return _read_log(self.folder / "log.csv", state["step"])
+        return records
 
     def _check_same(self, last: Path, saved: dict) -> None:
         differing = [
@@ -190,10 +228,35 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state_all([_from_hex(text) for text in state["cuda"]])
 
 
+def _another_random_state() -> dict:
+    """Random states that follow from the present ones and draw other numbers."""
+    before = random_state()
+    seed_everything(int(torch.randint(2**32, ())))
+    another = random_state()
+    set_random_state(before)
+    return another
+
+
 def _read_log(path: Path, steps: int) -> list[StepRecord]:
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1 : steps + 1]
-    return [StepRecord(int(line[0]), *map(float, line[1:])) for line in lines]
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; expected the log of the checkpoint's {steps} steps")
+    lines = path.read_text("utf-8", errors="replace").splitlines()[1 : steps + 1]
+    if len(lines) < steps:
+        raise ValueError(f"{path} has {len(lines)} steps; expected the checkpoint's {steps}")
+    return [_record(path, step, line) for step, line in enumerate(lines, start=1)]
+
+
+def _record(path: Path, step: int, line: str) -> StepRecord:
+    try:
+        numbers = [float(text) for text in line.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(StepRecord._fields) or numbers[0] != step:
+        raise ValueError(
+            f"{path} has {line!r} where step {step} belongs; "
+            f"expected the numbers {', '.join(StepRecord._fields)}"
+        )
+    return StepRecord(step, *numbers[1:])
 
 
 def _optimizer_tensors(optimizer) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fourfold.kit.arguments import whole_number
 from fourfold.kit.resume import StepRecord, Store, Stream
 from fourfold.kit.scale import device
 
@@ -55,9 +57,12 @@ def train(
     bits as if it had never stopped. `minutes` ends a call early, with a checkpoint. Under
     `torchrun` each process takes its share of every batch.
 
-    Raises ValueError for settings that differ from the checkpoint's, and FloatingPointError for
-    a loss or gradient that is not finite, with the step, the batch's fingerprint and the last
-    good checkpoint.
+    Batches draw from random numbers of their own, apart from those of the loss and the model.
+
+    Raises ValueError for a setting out of range, a model without a trainable parameter, a loss
+    that is no scalar with a gradient, and a checkpoint that is damaged or of another model, other
+    settings or other batches. Raises FloatingPointError for a loss or gradient that is not finite,
+    with the step, the batch's fingerprint and the last good checkpoint.
     """
     settings = {
         "steps": steps,
@@ -67,7 +72,8 @@ def train(
         "warmup": warmup,
         "seed": seed,
     }
-    _check_settings(settings, save_every)
+    _check_settings(settings, save_every, minutes)
+    _check_model(model)
     accelerator = _accelerator(seed)
     settings["processes"] = accelerator.num_processes
     settings["precision"] = accelerator.mixed_precision
@@ -86,6 +92,7 @@ def train(
                 group["lr"] = rate
             batch = _to_device(stream.next(), accelerator.device)
             value = loss(wrapped, batch)
+            _check_loss(value)
             # One message between the processes for both numbers; so all stop at the same step.
             measured = torch.stack([value.detach().float(), _minutes_since(called, value)])
             mean_loss, mean_minutes = accelerator.reduce(measured, "mean").tolist()
@@ -143,12 +150,47 @@ def fingerprint(batch: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def _check_settings(settings: dict, save_every: int) -> None:
-    for name, value in {**settings, "save_every": save_every}.items():
-        if name in ("steps", "save_every", "learning_rate", "clip") and not value > 0:
-            raise ValueError(f"{name} is {value}; expected more than 0")
+def _check_settings(settings: dict, save_every: int, minutes: float | None) -> None:
+    whole_number("steps", settings["steps"], least=1)
+    whole_number("save_every", save_every, least=1)
+    whole_number("seed", settings["seed"], least=0)
+    for name in ("learning_rate", "clip", "weight_decay", "warmup"):
+        _check_number(name, settings[name])
+    for name in ("learning_rate", "clip"):
+        if not settings[name] > 0:
+            raise ValueError(f"{name} is {settings[name]}; expected more than 0")
+    if not settings["weight_decay"] >= 0:
+        raise ValueError(f"weight_decay is {settings['weight_decay']}; expected 0 or more")
     if not 0 <= settings["warmup"] < 1:
         raise ValueError(f"warmup is {settings['warmup']}; expected a share from 0 to below 1")
+    if minutes is not None:
+        _check_number("minutes", minutes)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} is {value!r}; expected a number")
+
+
+def _check_model(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(
+            f"model has {len(parameters)} parameters, none of which requires a gradient; "
+            "expected one to train, or more"
+        )
+
+
+def _check_loss(value: Any) -> None:
+    if not isinstance(value, Tensor):
+        came = f"a {type(value).__name__}"
+    elif value.ndim > 0:
+        came = f"a tensor of shape {tuple(value.shape)}"
+    elif not value.requires_grad:
+        came = "a scalar without a gradient"
+    else:
+        return
+    raise ValueError(f"loss gave {came}; expected a scalar tensor with a gradient")
 
 
 def _accelerator(seed: int):
