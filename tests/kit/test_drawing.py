@@ -68,6 +68,20 @@ def test_flow_colours_ignore_the_unit_of_length(unit, seed):
     assert (one - other).abs().max() <= 1
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e25, 1e37])
+def test_flow_colours_of_huge_and_tiny_vectors(unit):
+    flow = FLOW / FLOW.abs().max()  # components up to 1, so that 1e37 px stays in float32
+    difference = flow_to_image(flow * unit, 1.5 * unit).int() - flow_to_image(flow, 1.5).int()
+    assert difference.abs().max() <= 1  # the product rounds once more
+    assert flow_to_image(flow * 1e37).float().std() > 10, "the longest vector is not infinite"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_flow_colours_of_short_formats(dtype):
+    flow = (100 * FLOW / FLOW.abs().max() + 200).to(dtype)  # squares beyond float16's 65504
+    assert torch.equal(flow_to_image(flow), flow_to_image(flow.float()))
+
+
 def test_one_norm_for_the_whole_batch():
     flow = torch.cat([FLOW, FLOW / 2])
     longest = FLOW.square().sum(1).sqrt().max().item()
@@ -96,6 +110,17 @@ def test_to_picture_moves_channels_last(shape):
     assert picture[2, 3].tolist() == image.reshape(3, 4, 5)[:, 2, 3].tolist()
 
 
+@pytest.mark.parametrize("came", [np.zeros((3, 4, 5)), [[[0.0]]]])
+@pytest.mark.parametrize("name", ["image", "flow"])
+def test_what_is_no_tensor_is_named(without_shape_checks, name, came):
+    kind = type(came).__name__
+    _, axes = canvas()
+    functions = {"image": [to_picture], "flow": [flow_to_image, lambda f: draw_arrows(axes, f)]}
+    for function in functions[name]:
+        with pytest.raises(TypeError, match=f"{name} is a {kind}; expected a tensor .torch.from_n"):
+            function(came)
+
+
 @pytest.mark.parametrize("shape", [(2, 4, 5), (2, 3, 4, 5), (4, 5)])
 def test_to_picture_names_a_wrong_shape(without_shape_checks, shape):
     with pytest.raises(ValueError, match=r"image has shape .* expected \(C, H, W\)"):
@@ -113,6 +138,14 @@ def test_image_grid_has_a_picture_and_a_title_for_each():
 def test_image_grid_counts():
     with pytest.raises(ValueError, match="images and titles are 1 and 2; expected pairs"):
         image_grid([torch.zeros(3, 4, 4)], ["a", "b"])
+    with pytest.raises(ValueError, match="images has length 0; expected one image or more"):
+        image_grid([])
+
+
+@pytest.mark.parametrize("columns", [-1, 0, 1.5])
+def test_image_grid_needs_a_column(without_shape_checks, columns):
+    with pytest.raises(ValueError, match=f"columns is {columns}; expected a whole number, 1 or"):
+        image_grid([torch.zeros(3, 4, 4)], columns=columns)
 
 
 def test_arrows_start_on_pixels_and_end_where_the_flow_says():
@@ -141,14 +174,20 @@ def test_wrong_flows_and_norms_are_named(without_shape_checks):
         draw_arrows(axes, torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="step is 0; expected"):
         draw_arrows(axes, torch.zeros(2, 4, 4), step=0)
+    with pytest.raises(ValueError, match=r"step is 2\.5; expected a whole number, 1 or more"):
+        draw_arrows(axes, torch.zeros(2, 4, 4), step=2.5)
+    with pytest.raises(ValueError, match=r"flow has shape \(0, 2, 4, 4\); expected .*none of B"):
+        flow_to_image(torch.zeros(0, 2, 4, 4))
     with pytest.raises(ValueError, match=r"flow has shape \(2, 4, 4\); expected \(B, 2, H, W\)"):
         flow_to_image(torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match=r"max_norm is 0.0; expected a positive length"):
         flow_to_image(torch.zeros(1, 2, 4, 4), 0.0)
-    with pytest.raises(ValueError, match="size is 2; expected 3 pixels or more"):
+    with pytest.raises(ValueError, match="size is 2; expected a whole number, 3 or more"):
         flow_wheel(2)
     with pytest.raises(ValueError, match=r"values have shape \(4,\); expected \(H, W\)"):
         draw_pixels(axes, torch.zeros(4))
+    with pytest.raises(ValueError, match=r"values have shape \(0, 4\); expected \(H, W\)"):
+        draw_pixels(axes, torch.zeros(0, 4))
 
 
 def test_pixel_squares_carry_their_numbers_at_whole_coordinates():
@@ -178,6 +217,35 @@ def test_film_strip_needs_one_entry_per_frame(without_shape_checks, name):
     values = {"tracks": torch.zeros(2, 1, 2), "visible": torch.ones(2, 1).bool(), "titles": ["a"]}
     with pytest.raises(ValueError, match=f"{name} has length .; expected 3, one per frame"):
         film_strip(torch.zeros(3, 3, 8, 8), **{name: values[name]})
+
+
+@pytest.mark.parametrize(
+    ("tracks", "visible", "message"),
+    [
+        ((3, 2), None, r"tracks has shape \(3, 2\); expected \(T, N, 2\)"),
+        ((3, 5, 3), None, r"tracks has shape \(3, 5, 3\); expected \(T, N, 2\)"),
+        ((3, 5, 2), (3, 4), r"visible has shape \(3, 4\); expected \(T, N\), \(3, 5\)"),
+        ((3, 5, 2), (3,), r"visible has shape \(3,\); expected \(T, N\), \(3, 5\)"),
+        (None, (3,), r"visible has shape \(3,\); expected \(T, N\), \(3, N\)"),
+    ],
+)
+def test_film_strip_names_a_wrong_shape(without_shape_checks, tracks, visible, message):
+    tracks = None if tracks is None else torch.zeros(tracks)
+    visible = None if visible is None else torch.ones(visible).bool()
+    with pytest.raises(ValueError, match=message):
+        film_strip(torch.zeros(3, 3, 8, 8), tracks, visible)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_short_formats_are_drawn_as_they_are(dtype):
+    _, axes = canvas()
+    draw_pixels(axes, torch.tensor([[0.5, 2.0]], dtype=dtype))
+    assert [text.get_text() for text in axes.texts] == ["0.5", "2"]
+    draw_arrows(axes, torch.full((2, 1, 1), 1.5, dtype=dtype), step=1)
+    assert axes.collections[0].U.tolist() == [1.5]
+    tracks = torch.tensor([[[1.5, 2.0]]], dtype=dtype)
+    dot = film_strip(torch.zeros(1, 3, 8, 8, dtype=dtype), tracks).axes[0].lines[1]
+    assert dot.get_xydata().tolist() == [[1.5, 2]]
 
 
 def _lightness(colour):
@@ -257,3 +325,9 @@ def test_show_needs_alternative_text():
     figure, _ = canvas()
     with pytest.raises(ValueError, match="alt is blank"):
         show(figure, alt="  ")
+
+
+def test_show_needs_words(without_shape_checks):
+    figure, _ = canvas()
+    with pytest.raises(TypeError, match="alt is None; expected a sentence"):
+        show(figure, alt=None)

@@ -61,6 +61,25 @@ def test_a_crop_outside_is_refused(crop):
         photograph("coffee", crop=crop)
 
 
+@pytest.mark.parametrize("crop", [(0, 0, 5), (0.0, 0.0, 5.0, 5.0), 5, "0055"])
+def test_a_crop_of_another_form_is_refused(without_shape_checks, crop):
+    with pytest.raises(ValueError, match=r"crop is .*; expected four whole numbers"):
+        photograph("coffee", crop=crop)
+
+
+@pytest.mark.parametrize("height", [20.0, "20"])
+def test_a_height_that_is_no_whole_number_is_refused(without_shape_checks, height):
+    with pytest.raises(ValueError, match=f"height is {height!r}; expected a whole number"):
+        photograph("coffee", height=height)
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_name_that_is_no_word_is_refused(without_shape_checks, name):
+    for function in (photograph, credit):
+        with pytest.raises(TypeError, match=f"name is {name}; expected a str"):
+            function(name)
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match="name is 'cofee'; the nearest photographs are coffee"):
         photograph("cofee")
@@ -102,6 +121,58 @@ def test_own_file_that_is_no_image_or_not_there(tmp_path):
         read_image(tmp_path / "none.png")
 
 
+def _cut(data):
+    return data[: len(data) // 2]
+
+
+def _flipped(data):
+    """One byte of the compressed pixels is another: the file's end is 16 bytes after them."""
+    return data[:-30] + bytes([data[-30] ^ 0xFF]) + data[-29:]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("cut.jpg", _cut),
+        ("cut.png", _cut),
+        ("head.png", lambda data: data[:20]),
+        ("flipped.png", _flipped),
+    ],
+)
+def test_own_file_that_is_damaged_is_named(tmp_path, name, damage):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    path = tmp_path / name
+    Image.fromarray(pixels).save(path)
+    assert read_image(path).shape == (1, 3, 40, 60)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{name}'; expected an image file .* that is whole"):
+        read_image(path)
+
+
+def test_own_file_of_too_many_pixels_is_named(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"bomb\.png'; expected .* exceeds limit"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_own_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(f"Permission denied: {path}")
+
+    Image.new("L", (4, 4)).save(tmp_path / "locked.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(PermissionError, match=r"locked\.png"):
+        read_image(tmp_path / "locked.png")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_own_file_of_32_bits_is_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((4, 5), dtype=dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep\.tif', an image of 32 bits .*; expected 8 or 16"):
+        read_image(tmp_path / "deep.tif")
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_area_average_keeps_the_mean_and_the_range(data):
@@ -125,6 +196,13 @@ def test_area_average_weighs_a_split_pixel_by_its_parts():
 def test_area_average_does_not_enlarge(height, width, named):
     with pytest.raises(ValueError, match=f"{named} is .*; expected 1 to"):
         area_average(torch.zeros(1, 3, 4, 8), height, width)
+
+
+def test_area_average_needs_floating_point(without_shape_checks):
+    with pytest.raises(TypeError, match=r"image has dtype torch\.uint8; expected floating point"):
+        area_average(torch.ones(1, 3, 4, 4, dtype=torch.uint8), 2)
+    with pytest.raises(TypeError, match="image is a ndarray; expected a tensor"):
+        area_average(np.ones((1, 3, 4, 4)), 2)
 
 
 @pytest.mark.parametrize(("shrink", "size"), [(1, (500, 741)), (2, (250, 370)), (4, (125, 185))])
@@ -154,3 +232,8 @@ def test_disparity_points_left():
 def test_stereo_pair_refuses_another_shrink():
     with pytest.raises(ValueError, match="shrink is 3; expected 1, 2 or 4"):
         stereo_pair(3)
+
+
+def test_stereo_pair_refuses_a_fraction(without_shape_checks):
+    with pytest.raises(ValueError, match=r"shrink is 2\.0; expected a whole number"):
+        stereo_pair(2.0)

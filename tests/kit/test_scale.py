@@ -56,10 +56,19 @@ def test_one_seed_repeats_all_three_generators():
     assert all(a != b for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_out_of_range_is_named(seed):
-    with pytest.raises(ValueError, match=f"seed is {seed}; expected"):
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "7", None])
+def test_a_seed_out_of_range_is_named(without_shape_checks, seed):
+    message = f"seed is {seed!r}; expected a whole number from 0 to 4294967295"
+    with pytest.raises(ValueError, match=message):
         seed_everything(seed)
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.uint8(7), torch.tensor(7)])
+def test_any_type_of_whole_numbers_seeds(without_shape_checks, seed):
+    seed_everything(7)
+    first = _draw()
+    seed_everything(seed)
+    assert _draw() == first
 
 
 def test_light_modules_do_not_import_what_only_training_and_figures_need():

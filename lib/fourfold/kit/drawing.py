@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fourfold.kit.arguments import check_tensor, whole_number
+
 __all__ = [
     "COLOURS",
     "STYLE",
@@ -85,8 +87,10 @@ def show(figure: Figure, alt: str, photo: bool = False) -> None:
 
     `alt` says in words what the figure shows, for readers who do not see it; it is stored with
     the picture. 100 dots per inch. Outside IPython the figure is drawn, not displayed. Raises
-    ValueError when `alt` is blank.
+    ValueError when `alt` is blank and TypeError when it is no str.
     """
+    if not isinstance(alt, str):
+        raise TypeError(f"alt is {alt!r}; expected a sentence that says what the figure shows")
     if not alt.strip():
         raise ValueError("alt is blank; expected a sentence that says what the figure shows")
     kind = "jpeg" if photo else "png"
@@ -110,8 +114,9 @@ def to_picture(
     """The uint8 array that `imshow` takes: (H, W, 3) from three channels, (H, W) from one.
 
     Values are rounded and clipped to [0, 255]; a NaN is drawn black. Raises ValueError for any
-    other shape.
+    other shape and TypeError for anything but a tensor.
     """
+    check_tensor("image", image)
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]
     if image.ndim != 3 or image.shape[0] not in (1, 3):
@@ -133,13 +138,16 @@ def image_grid(
     """A figure of images side by side, each with its title above; `width` is in inches.
 
     `columns` defaults to all images in one row; `ticks` shows pixel coordinates. Raises
-    ValueError for no image, or for titles that do not match the images in number.
+    ValueError for no image, for titles that do not match the images in number, or for less than
+    one column.
     """
     pictures = [to_picture(image) for image in images]
+    if not pictures:
+        raise ValueError("images has length 0; expected one image or more")
     titles = [""] * len(pictures) if titles is None else titles
-    if not pictures or len(titles) != len(pictures):
+    if len(titles) != len(pictures):
         raise ValueError(f"images and titles are {len(pictures)} and {len(titles)}; expected pairs")
-    columns = columns or len(pictures)
+    columns = len(pictures) if columns is None else whole_number("columns", columns, least=1)
     rows = math.ceil(len(pictures) / columns)
     tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
     title_lines = max(title.count("\n") + 1 if title else 0 for title in titles)
@@ -165,11 +173,11 @@ def draw_arrows(
 
     Convention: (u, v) in pixels, x to the right, y down, pixel centres on whole numbers, on axes
     whose y already points down (as `imshow` sets them). Vectors that are not finite are left
-    out. `options` go to `Axes.quiver`. Raises ValueError for any other shape or a step below 1.
+    out. `options` go to `Axes.quiver`. Raises ValueError for any other shape or a step that is no
+    whole number of 1 or more, and TypeError for a flow that is no tensor.
     """
     u, v = _flow_2hw(flow)
-    if step < 1:
-        raise ValueError(f"step is {step}; expected a whole number of pixels, 1 or more")
+    step = whole_number("step", step, least=1)
     y, x = np.mgrid[step // 2 : u.shape[0] : step, step // 2 : u.shape[1] : step]
     u, v = u[y, x], v[y, x]
     finite = np.isfinite(u) & np.isfinite(v)
@@ -193,22 +201,26 @@ def flow_to_image(
 
     `max_norm` is the length in pixels that gets the full colour; it defaults to the longest
     vector of the batch. Longer vectors are darkened, vectors that are not finite are black.
-    Raises ValueError for any other shape or a max_norm that is not positive. Source: Baker et
-    al., A Database and Evaluation Methodology for Optical Flow, IJCV 2011 (the 55 colours).
+    Raises ValueError for any other shape, no vector at all or a max_norm that is not positive, and
+    TypeError for a flow that is no tensor. Source: Baker et al., A Database and Evaluation
+    Methodology for Optical Flow, IJCV 2011 (the 55 colours).
 
     Convention: (u, v) in pixels, u to the right, v down.
     """
-    if flow.ndim != 4 or flow.shape[1] != 2:
-        raise ValueError(f"flow has shape {tuple(flow.shape)}; expected (B, 2, H, W)")
+    check_tensor("flow", flow)
+    if flow.ndim != 4 or flow.shape[1] != 2 or flow.numel() == 0:
+        raise ValueError(
+            f"flow has shape {tuple(flow.shape)}; expected (B, 2, H, W), none of B, H and W 0"
+        )
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}; expected a positive length in pixels")
-    vectors = flow.detach().cpu().numpy()
+    vectors = _array(flow)
     u, v = vectors[:, 0], vectors[:, 1]
     finite = np.isfinite(u) & np.isfinite(v)
     u, v = np.where(finite, u, 0), np.where(finite, v, 0)
     if max_norm is None:
         # The constant keeps a field of zeros from dividing by zero; the wheel's release adds it.
-        max_norm = np.sqrt(u**2 + v**2).max() + 1e-5
+        max_norm = np.hypot(u, v).max() + 1e-5
     colours = _wheel_colours(u / max_norm, v / max_norm)
     colours[~finite] = 0
     return torch.from_numpy(np.floor(255 * colours).astype(np.uint8)).permute(0, 3, 1, 2)
@@ -218,10 +230,11 @@ def flow_wheel(size: int = 121) -> UInt8[Tensor, "1 3 S S"]:
     """The key to `flow_to_image`: the colour of every vector no longer than 1, drawn at its tip.
 
     The image is `size` pixels wide, white outside the circle. Raises ValueError for a size
-    below 3. Convention: u to the right, v down, zero flow at the centre.
+    that is no whole number of 3 or more.
+
+    Convention: u to the right, v down, zero flow at the centre.
     """
-    if size < 3:
-        raise ValueError(f"size is {size}; expected 3 pixels or more")
+    size = whole_number("size", size, least=3)
     line = (2 * torch.arange(size) - (size - 1)) / (size - 1)
     v, u = torch.meshgrid(line, line, indexing="ij")
     wheel = flow_to_image(torch.stack([u, v])[None], max_norm=1.0)
@@ -240,7 +253,7 @@ def film_strip(
 
     A point that is not `visible` in a frame is drawn as a ring. `titles` default to the frame
     numbers; `width` is in inches. Raises ValueError when tracks, visible or titles are not of
-    the frames' length.
+    the frames' length, or tracks or visible of another shape.
 
     Convention: a track is (x, y) in pixels, x to the right, y down, pixel centres on whole numbers.
     """
@@ -250,6 +263,13 @@ def film_strip(
     for name, values in (("tracks", tracks), ("visible", visible), ("titles", titles)):
         if values is not None and len(values) != count:
             raise ValueError(f"{name} has length {len(values)}; expected {count}, one per frame")
+    if tracks is not None and (tracks.ndim != 3 or tracks.shape[2] != 2):
+        raise ValueError(f"tracks has shape {tuple(tracks.shape)}; expected (T, N, 2)")
+    if visible is not None:
+        points = "N" if tracks is None else tracks.shape[1]
+        if visible.ndim != 2 or points not in ("N", visible.shape[1]):
+            shape = tuple(visible.shape)
+            raise ValueError(f"visible has shape {shape}; expected (T, N), ({count}, {points})")
     figure = image_grid(frames, titles, width=width)
     if tracks is not None:
         for t, axes in enumerate(figure.axes):
@@ -270,13 +290,13 @@ def draw_pixels(
 
     `number` formats the value, None writes none; `limits` are the values drawn black and white.
     Without them the smallest value is dark grey and the largest light grey, so that lines and
-    dots on top stay visible. Raises ValueError for any other shape.
+    dots on top stay visible. Raises ValueError for any other shape and for an empty array.
 
     Convention: `values[y, x]` is centred on (x, y), x to the right, y down.
     """
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim != 2:
-        raise ValueError(f"values have shape {array.shape}; expected (H, W)")
+    array = _array(values) if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"values have shape {array.shape}; expected (H, W), neither of them 0")
     low, high = limits or _padded_limits(array)
     picture = axes.imshow(array, cmap=cmap, vmin=low, vmax=high)
     _outline_squares(axes, *array.shape)
@@ -318,7 +338,7 @@ def _draw_picture(axes: Axes, picture: np.ndarray, title: str, ticks: bool) -> N
 
 def _draw_tracks(axes: Axes, path: Tensor, visible: Tensor | None) -> None:
     """Draw N paths of shape (t, N, 2) and a dot at the last position of each."""
-    points = path.detach().cpu().numpy()
+    points = _array(path)
     count = points.shape[1]
     shown = np.ones(count, bool) if visible is None else visible.detach().cpu().numpy()
     # Fixed limits: a point outside the frame must not shrink the picture.
@@ -336,12 +356,23 @@ def _draw_tracks(axes: Axes, path: Tensor, visible: Tensor | None) -> None:
         )
 
 
+def _array(values: Tensor) -> np.ndarray:
+    """The values as NumPy holds them; formats of 8 and 16 bits as float32.
+
+    NumPy has no bfloat16, and float16 overflows where a flow is squared.
+    """
+    values = values.detach().cpu()
+    narrow = values.is_floating_point() and values.itemsize < 4
+    return (values.float() if narrow else values).numpy()
+
+
 def _flow_2hw(flow: Tensor) -> np.ndarray:
+    check_tensor("flow", flow)
     if flow.ndim == 4 and flow.shape[0] == 1:
         flow = flow[0]
     if flow.ndim != 3 or flow.shape[0] != 2:
         raise ValueError(f"flow has shape {tuple(flow.shape)}; expected (2, H, W) or (1, 2, H, W)")
-    return flow.detach().cpu().numpy()
+    return _array(flow)
 
 
 def _colour_wheel() -> np.ndarray:
@@ -371,7 +402,7 @@ def _colour_wheel() -> np.ndarray:
 def _wheel_colours(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Colours in [0, 1], channels last, of vectors of which length 1 gets the full colour."""
     wheel = _colour_wheel() / 255
-    length = np.sqrt(u**2 + v**2)[..., None]
+    length = np.hypot(u, v)[..., None]
     position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
     before = np.floor(position).astype(int)
     part = (position - before)[..., None]

@@ -4,6 +4,7 @@ Images are float32 in [0, 255], shape (1, 3, H, W). Nothing here reaches a netwo
 inside the scikit-image and scikit-learn packages are offered.
 """
 
+import operator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from fourfold.kit.arguments import check_tensor, whole_number
 
 __all__ = [
     "PHOTOGRAPHS",
@@ -66,7 +69,8 @@ def photograph(
     `crop` is (left, top, right, bottom) in pixels of the full photograph, right and bottom
     exclusive, and is taken first; `height` is then the height in pixels to average down to. A
     greyscale photograph has three equal channels. Raises ValueError for an unknown name, a crop
-    outside the photograph, or a height larger than what there is.
+    that is not four whole numbers inside the photograph, or a height larger than what there is,
+    and TypeError for a name that is no str.
     """
     _check_name(name)
     package, file = _FILES.get(name, ("skimage", f"data/{name}.png"))
@@ -82,17 +86,18 @@ def read_image(
 
     The orientation that a camera notes in the file (EXIF) is applied, transparency is dropped,
     greyscale becomes three equal channels, 16 bits are scaled to [0, 255]. Raises
-    FileNotFoundError for a path without a file and ValueError for a file that is not an image.
+    FileNotFoundError for a path without a file and ValueError for a file that is not a whole
+    image of 8 or 16 bits a channel.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
-    try:
-        with Image.open(path) as file:
-            pixels = _pixels(ImageOps.exif_transpose(file))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"path is {str(path)!r}; expected an image file (JPEG, PNG, …)") from error
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    picture = _opened(path)
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"path is {str(path)!r}, an image of 32 bits a channel; expected 8 or 16 bits"
+        )
+    image = torch.from_numpy(_pixels(picture)).permute(2, 0, 1)[None].contiguous()
     if crop is not None:
         image = _cropped(image, crop)
     return image if height is None else area_average(image, height)
@@ -101,7 +106,7 @@ def read_image(
 def credit(name: str) -> str:
     """One line for a caption: what the photograph shows, by whom, under which licence.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name and TypeError for one that is no str.
     """
     _check_name(name)
     return PHOTOGRAPHS[name]
@@ -129,7 +134,7 @@ def stereo_pair(shrink: int = 1) -> StereoPair:
     more than half of them are known. Columns that fill no whole block are dropped. Raises
     ValueError for a shrink other than 1, 2 or 4. Source: Scharstein et al., GCPR 2014.
     """
-    if shrink not in (1, 2, 4):
+    if whole_number("shrink", shrink) not in (1, 2, 4):
         raise ValueError(f"shrink is {shrink}; expected 1, 2 or 4")
     left = read_image(_inside("skimage", "data/motorcycle_left.png"))
     right = read_image(_inside("skimage", "data/motorcycle_right.png"))
@@ -153,11 +158,17 @@ def area_average(
     """A smaller image: each new pixel is the mean of the area it covers, in the unit of the input.
 
     Without `width` the proportions are kept to the nearest pixel. Raises ValueError for a size
-    below 1 or above the image's own.
+    that is no whole number or below 1 or above the image's own, and TypeError for an image that
+    is no tensor of floating point.
     """
+    check_tensor("image", image)
+    if not image.is_floating_point():
+        raise TypeError(f"image has dtype {image.dtype}; expected floating point (image.float())")
+    height = whole_number("height", height)
     old_height, old_width = image.shape[-2:]
     if width is None:
         width = max(1, round(old_width * height / old_height))
+    width = whole_number("width", width)
     for name, new, old in (("height", height, old_height), ("width", width, old_width)):
         if not 1 <= new <= old:
             raise ValueError(f"{name} is {new}; expected 1 to {old}, the image's own {name}")
@@ -179,6 +190,22 @@ def _block_means(image: Tensor, size: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(image, size) if size > 1 else image
 
 
+def _opened(path: Path) -> Image.Image:
+    """The image in the file, upright and decoded."""
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            picture.load()
+            return picture
+    except PermissionError:
+        raise
+    except Exception as error:  # A damaged file brings out errors of any type in Pillow's decoders.
+        raise ValueError(
+            f"path is {str(path)!r}; expected an image file (JPEG, PNG, …) that is whole, "
+            f"but Pillow says: {error}"
+        ) from error
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     """The pixels of a Pillow image as float32, shape (H, W, 3), in [0, 255]."""
     if image.mode.startswith("I;16"):
@@ -188,8 +215,13 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _cropped(image: Tensor, crop: tuple[int, int, int, int]) -> Tensor:
-    left, top, right, bottom = crop
     height, width = image.shape[-2:]
+    try:
+        left, top, right, bottom = (operator.index(side) for side in crop)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"crop is {crop!r}; expected four whole numbers, (left, top, right, bottom)"
+        ) from None
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
             f"crop is {crop}; expected (left, top, right, bottom) inside "
@@ -199,6 +231,8 @@ def _cropped(image: Tensor, crop: tuple[int, int, int, int]) -> Tensor:
 
 
 def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; expected a str, one of the names in PHOTOGRAPHS")
     if name not in PHOTOGRAPHS:
         near = get_close_matches(name, PHOTOGRAPHS, n=3, cutoff=0.5) or list(PHOTOGRAPHS)
         raise ValueError(f"name is {name!r}; the nearest photographs are {', '.join(near)}")

@@ -6,6 +6,8 @@ import random
 import numpy as np
 import torch
 
+from fourfold.kit.arguments import whole_number
+
 __all__ = ["at_scale", "device", "scale", "seed_everything"]
 
 SCALES = ("cpu", "gpu")
@@ -49,10 +51,10 @@ def device() -> torch.device:
 def seed_everything(seed: int = 0) -> None:
     """Seed Python's, NumPy's and torch's random number generators (torch's on every device).
 
-    Raises ValueError for a seed outside [0, 2³² − 1], the range that NumPy accepts.
+    Raises ValueError for a seed that is no whole number in [0, 2³² − 1], the range that NumPy
+    accepts.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; expected a whole number from 0 to {2**32 - 1}")
+    seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
