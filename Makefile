@@ -34,6 +34,7 @@ lab: $(READY)
 PACKAGE := $(shell echo '$(CHAPTER)' | sed 's|/.*||; s|^[0-9]*_||')
 PLACES  := $(if $(CHAPTER),$(wildcard chapters/$(CHAPTER) chapters/$(CHAPTER).ipynb lib/fourfold/$(PACKAGE) tests/$(PACKAGE)) tests/course/test_lessons.py)
 test: $(READY)
+	$(if $(and $(CHAPTER),$(if $(wildcard chapters/$(CHAPTER) chapters/$(CHAPTER).ipynb),,x)),$(error CHAPTER: there is no chapters/$(CHAPTER)))
 	MPLBACKEND=Agg $(BIN)/python -m pytest $(PLACES)
 
 check: $(READY)

@@ -13,9 +13,9 @@ from fourfold.course.lesson import lessons
 FIRST = lessons(House.here())[0]
 
 
-def fourfold(*words, **options):
+def fourfold(*words, scale="cpu", **options):
     command = [sys.executable, "-m", "fourfold.cli", *map(str, words)]
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "FOURFOLD_SCALE": scale}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, **options
     )
@@ -42,6 +42,8 @@ def test_help_names_every_verb_and_the_first_step():
         (("start", "--chapter", "7"), "no chapter or lesson is called '7'"),
         (("run", "--scale", "tpu"), "--scale: got 'tpu', expected cpu or gpu"),
         (("new", "x"), "expected CHAPTER/LESSON"),
+        (("new", "6_x/1_y", "--title", ""), "title: got ''"),
+        (("start", os.devnull + "/sub"), "Not a directory"),
         (("start", FIRST.chapter), "names a lesson; say --chapter"),
     ],
 )
@@ -60,6 +62,11 @@ def test_run_goes_through_a_lesson_and_says_what_it_cost():
     done = fourfold("run", FIRST.key)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{FIRST.key}: ") and "MiB" in done.stdout
+
+
+def test_a_wrong_scale_in_the_environment_is_blamed_on_it():
+    done = fourfold("run", FIRST.key, scale="tpu")
+    assert done.returncode == 2 and "FOURFOLD_SCALE: got 'tpu'" in done.stderr
 
 
 def test_doctor_says_ok_for_every_need_here():

@@ -32,6 +32,9 @@ def main() -> None:
     except CourseError as error:
         typer.echo(f"fourfold: {error}", err=True)
         raise SystemExit(2) from None
+    except OSError as error:
+        typer.echo(f"fourfold: {error.filename}: {error.strerror}", err=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         typer.echo("fourfold: stopped", err=True)
         raise SystemExit(130) from None
@@ -55,7 +58,7 @@ def lab(
     browser: Annotated[
         bool, typer.Option(help="Open a browser window, or only print the URL.")
     ] = True,
-    port: Annotated[int, typer.Option(help="The first port to try.")] = 8888,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")] = 8888,
 ) -> None:
     """Open the course in JupyterLab, in a workspace where you can change anything."""
     import subprocess
@@ -138,7 +141,7 @@ def check(names: Names = None, folder: Folder = None) -> None:
     """Check your exercises: a tick, or the first thing that does not hold, for each."""
     import os
 
-    from fourfold.course.exercises import exercises, program, run_program
+    from fourfold.course.exercises import exercises, judge
     from fourfold.course.files import House
     from fourfold.course.lesson import select
     from fourfold.course.workspace import reader_cells, workspace_here
@@ -152,7 +155,7 @@ def check(names: Names = None, folder: Folder = None) -> None:
         typer.echo(lesson.key)
         cells = reader_cells(place, lesson)
         for exercise in found:
-            wrong = run_program(program(lesson, exercise, cells))
+            wrong = judge(lesson, exercise, cells)
             failed += wrong is not None
             typer.echo(f"  ✗ {exercise.title}: {wrong}" if wrong else f"  ✓ {exercise.title}")
     raise typer.Exit(1 if failed else 0)
@@ -199,6 +202,12 @@ def build(
         typer.echo("all that is generated is up to date")
 
 
+def _torch_sees_a_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @app.command()
 def run(
     names: Names = None,
@@ -224,9 +233,12 @@ def run(
     from fourfold.course.files import House
     from fourfold.course.lesson import select
 
+    named = "--scale" if scale else "FOURFOLD_SCALE"
     scale = scale or os.environ.get("FOURFOLD_SCALE") or "cpu"
     if scale not in ("cpu", "gpu"):
-        raise CourseError(f"--scale: got {scale!r}, expected cpu or gpu")
+        raise CourseError(f"{named}: got {scale!r}, expected cpu or gpu")
+    if scale == "gpu" and not _torch_sees_a_gpu():
+        raise CourseError(f"{named}: torch sees no GPU; expected one, or cpu")
     house, costs, failures = House.here(), {}, []
     for lesson in select(house, names or []):
         with tqdm(total=len(lesson.cells), desc=lesson.key, unit="cell", leave=False) as bar:

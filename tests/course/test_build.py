@@ -136,6 +136,66 @@ def test_a_module_whose_lesson_is_gone_is_removed(small):
     assert not small.module.exists() and small.module.with_name("twice.py").exists()
 
 
+def test_a_notebook_whose_lesson_is_gone_is_removed_unless_it_was_edited(small):
+    small.build()
+    small.lesson.rename(small.lesson.with_name("1_twice.py"))
+    assert any(
+        "1_double.ipynb: generated from a lesson that is gone" in f for f in stale(small.house)
+    )
+    edit_notebook(small, lambda nb: nb.cells[4].update(source="mine"))
+    with pytest.raises(
+        CourseError, match=r"1_double.ipynb: edited by hand, and its lesson is gone"
+    ):
+        small.build()
+    small.build(force=True)
+    assert not small.notebook.exists()
+
+
+def test_a_notebook_of_the_reader_s_own_is_left_alone(small):
+    small.build()
+    own = small.notebook.with_name("notes.ipynb")
+    own.write_text(pair.to_json(nbformat.v4.new_notebook()))
+    assert stale(small.house) == []
+    small.build()
+    assert own.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("1_double.py", b"\xff\xfe", "not UTF-8"),
+        ("1_double.py", b"# ---\n# jupyter:\n#   fourfold: {minutes: [\n# ---\n", "not YAML"),
+        ("3_class.py", b"", "'3_class' is no name for a module"),
+        ("3_a-b.py", b"", "'3_a-b' is no name for a module"),
+    ],
+)
+def test_a_malformed_lesson_is_told_in_one_line(small, name, content, message):
+    small.lesson.with_name(name).write_bytes(content)
+    with pytest.raises(CourseError, match=message) as caught:
+        small.build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_named_like_a_lesson_is_no_lesson(small):
+    small.lesson.with_name("5_folder.py").mkdir()
+    small.build()
+
+
+@pytest.mark.parametrize("stamp", [None, [], "x"])
+def test_odd_metadata_is_a_hand_edit_and_no_crash(small, stamp):
+    small.build()
+    edit_notebook(small, lambda nb: nb.metadata.update({pair.STAMP: stamp}))
+    assert stale(small.house)
+    small.build()
+    assert stale(small.house) == []
+
+
+def test_line_endings_alone_are_told(small):
+    small.build()
+    small.module.write_bytes(small.module.read_bytes().replace(b"\n", b"\r\n"))
+    assert any("only its line endings differ" in finding for finding in stale(small.house))
+
+
 def test_an_unknown_need_is_refused(small):
     small.write(header=HEADER.replace("needs: []", "needs: [1_small/0_zero]"))
     with pytest.raises(CourseError, match="no lesson is called '1_small/0_zero'"):

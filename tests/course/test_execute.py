@@ -45,6 +45,11 @@ def test_a_failing_cell_is_told_in_one_line(small):
         run(small, BODY + '\n# %%\nraise ValueError("too bad")\n')
 
 
+def test_an_error_of_many_lines_is_told_in_one(small):
+    with pytest.raises(CourseError, match=r"cell 6: ValueError: a b c$"):
+        run(small, BODY + '\n# %%\nraise ValueError("a\\nb\\n\\nc")\n')
+
+
 def test_a_slow_cell_is_stopped(small):
     with pytest.raises(CourseError, match="cell 6"):
         run(small, BODY + "\n# %%\nwhile True:\n    pass\n", timeout=2.0)

@@ -71,6 +71,19 @@ def test_a_badly_named_lesson_is_refused(small, key):
         new_lesson(small.house, key, "T")
 
 
+@pytest.mark.parametrize("title", ["", "  ", "two\n\n# %% lines"])
+def test_a_title_is_one_line(small, title):
+    with pytest.raises(CourseError, match=r"title: got .*, expected one line"):
+        new_lesson(small.house, "1_small/3_x", title)
+
+
+@pytest.mark.parametrize("title", ['"quoted" \\ and {braces}', "über 双线性", "a | b", "TITLE's"])
+def test_any_one_line_is_a_title(small, title):
+    new_lesson(small.house, "1_small/3_x", title)
+    small.build()
+    compile(small.module.with_name("x.py").read_text(), "x", "exec")
+
+
 def test_an_existing_lesson_is_not_overwritten(small):
     before = small.lesson.read_text()
     with pytest.raises(CourseError, match=re.escape("chapters/1_small/1_double.py exists")):

@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 from fourfold.course import build, pair
-from fourfold.course.exercises import blank, exercises, program, run_program
+from fourfold.course.exercises import blank, exercises, judge
 from fourfold.course.files import House
 from fourfold.course.form import LEDGER_COLUMNS, form_findings, part
 from fourfold.course.hygiene import hygiene_findings
@@ -82,13 +82,13 @@ def test_each_symbol_of_the_ledger_stands_in_all_four_forms(lesson):
 def test_a_blank_fails_its_own_check(lesson, exercise):
     matplotlib.use("Agg")
     empty = lesson.with_source(exercise.cell.number, blank(exercise.cell.source))
-    assert "not written yet" in (run_program(program(lesson, exercise, empty.code)) or "passes")
+    assert "not written yet" in (judge(lesson, exercise, empty.code) or "passes")
 
 
 @each_exercise
 def test_the_solution_passes_its_own_check(lesson, exercise):
     matplotlib.use("Agg")
-    assert run_program(program(lesson, exercise, lesson.code)) is None
+    assert judge(lesson, exercise, lesson.code) is None
 
 
 @pytest.mark.parametrize("room", ["lib", "tests", "chapters"])

@@ -19,9 +19,11 @@ from fourfold.course.names import bound_names, free_names, needed
         ("x.a.b[1] = y", {"x", "y"}, {"x"}),
         ("def f(x):\n    y = x\n    y[0] = z\n    y += 1\n    return y", {"z"}, {"f"}),
         ("[x for x in z]", {"z"}, set()),
-        ("print(len(x))", {"x"}, set()),
+        ("print(len(x))", {"x", "print", "len"}, set()),
+        ("x.append(y)", {"x", "y"}, {"x"}),
+        ('def f(x: "A", y: B["C D"]) -> "E":\n    return x', set("ABE"), {"f"}),
         ("class A(B):\n    c: D = e\n    def m(self):\n        self.x = g", set("BDeg"), {"A"}),
-        ("with open(p) as f:\n    t = f.read()", {"p"}, {"f", "t"}),
+        ("with open(p) as f:\n    t = f.read()", {"p", "open"}, {"f", "t"}),
     ],
 )
 def test_free_and_bound_names(source, free, bound):
@@ -37,6 +39,10 @@ def test_only_the_cells_in_the_chain_are_taken():
 
 def test_a_cell_that_changes_a_value_needs_the_one_that_made_it():
     assert needed(["x = [0]", "x[0] = 1", "y = 2"], "assert x") == [0, 1]
+
+
+def test_a_call_that_may_change_a_value_is_taken_along():
+    assert needed(["x = []", "x.append(1)", "y.append(2)"], "assert x") == [0, 1]
 
 
 def test_nothing_is_needed_by_code_that_reads_nothing():

@@ -210,3 +210,74 @@ def test_an_edit_of_a_generated_text_is_noticed():
     assert is_generated(text) and not edited_by_hand(text)
     assert edited_by_hand(text.replace("A = 1", "A = 2"))
     assert not is_generated("A = 1\n")
+
+
+def test_a_name_shared_with_a_builtin_is_imported():
+    text = module_text(
+        lesson("# %%\nfrom math import pow\n" + promoted("def f(x):\n    return pow(x, 2)"))
+    )
+    assert "from math import pow\n" in text
+
+
+def test_a_builtin_that_the_lesson_redefines_is_refused():
+    body = "# %%\ndef sum(x):\n    return 0\n\n" + promoted("def f(x):\n    return sum(x)")
+    assert "uses `sum`" in refusal(body)
+
+
+def test_strings_are_promoted_as_they_are():
+    assert 'A = """a\n\n\n\n\nb"""' in module_text(lesson(promoted('A = """a\n\n\n\n\nb"""')))
+
+
+def test_an_import_that_the_lesson_gives_another_meaning_is_refused():
+    body = "# %%\nfrom math import floor\n\n# %%\ndef floor(x):\n    return -1\n\n"
+    body += promoted("def f(x):\n    return floor(x)")
+    assert "defines `floor`, which the promoted code takes from an import" in refusal(body)
+
+
+@pytest.mark.parametrize("again", ["def f():\n    return 2", "f = 3", "from math import pi as f"])
+def test_a_promoted_name_given_another_meaning_below_is_refused(again):
+    body = promoted("def f():\n    return 1") + f"\n# %%\n{again}\n"
+    assert "gives `f`, promoted above, another meaning" in refusal(body)
+
+
+def test_a_naive_version_above_may_share_the_name():
+    body = "# %%\ndef f():\n    return 1\n\n" + promoted("def f():\n    return 2")
+    assert "return 2" in module_text(lesson(body))
+
+
+def test_the_future_is_promoted_first():
+    body = "# %%\nimport math\nfrom __future__ import annotations\n"
+    body += promoted("def f(x: Later) -> Later:\n    return math.pi\n\n\nclass Later:\n    pass")
+    text = module_text(lesson(body))
+    assert text.index("from __future__ import annotations") < text.index("import math")
+    compile(text, "module", "exec")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "A = B + 1\nB = 2",
+        "def f(x=A):\n    return x\n\n\nA = 1",
+        "@deco\ndef f():\n    return 1\n\n\ndef deco(f):\n    return f",
+        "class C(D):\n    pass\n\n\nclass D:\n    pass",
+        "def f(x: D):\n    return x\n\n\nclass D:\n    pass",
+    ],
+)
+def test_a_use_above_the_definition_is_refused(code):
+    assert "above the cell that promotes it" in refusal(promoted(code))
+
+
+def test_a_use_inside_a_function_may_come_first():
+    assert module_text(lesson(promoted("def f():\n    return g()\n\n\ndef g():\n    return 1")))
+
+
+def test_overloads_are_one_definition():
+    code = "@overload\ndef f(x: int) -> int: ...\n\n\ndef f(x):\n    return x"
+    text = module_text(lesson("# %%\nfrom typing import overload\n" + promoted(code)))
+    assert '__all__ = ["f"]' in text
+
+
+def test_names_in_string_annotations_are_imported():
+    body = "# %%\nfrom torch import Tensor\n" + promoted('def f(x: "Tensor"):\n    return x')
+    assert "from torch import Tensor" in module_text(lesson(body))
+    assert "uses `Nope`" in refusal(promoted('def f(x: "Nope"):\n    return x'))

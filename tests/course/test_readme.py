@@ -30,6 +30,21 @@ def test_the_map_shows_the_measured_figures(small):
     assert row.endswith("| 12 | 345 MiB |")
 
 
+@pytest.mark.parametrize("row", ["1_small/1_double,soon,345,0", "1_small/1_double"])
+def test_a_broken_measured_table_is_told(small, row):
+    table = small.house.measured("cpu")
+    table.parent.mkdir(parents=True)
+    table.write_text(f"lesson,seconds,peak_ram_mib,peak_vram_mib\n{row}\n")
+    with pytest.raises(CourseError, match=r"measured_cpu\.csv: .*fourfold run --measure"):
+        small.build()
+
+
+def test_a_bar_in_a_title_stays_in_its_cell(small):
+    small.lesson.write_text(small.lesson.read_text().replace("A small lesson", "A | B"))
+    small.build()
+    assert r"[A \| B](chapters/1_small/1_double.ipynb)" in small.house.readme.read_text()
+
+
 def test_a_readme_without_the_marks_is_refused(small):
     small.house.readme.write_text("no marks")
     with pytest.raises(CourseError, match=r"README\.md: expected the line"):

@@ -24,9 +24,9 @@ def _start(small, folder):
 
 
 @pytest.fixture
-def folder(small, tmp_path):
+def folder(small):
     small.build()
-    return tmp_path / "workspace"
+    return small.house.workspace
 
 
 def edit(path, source):
@@ -124,7 +124,7 @@ def test_a_file_that_is_no_notebook_is_left_alone(small, folder):
 def test_places_that_are_no_workspace_are_refused(small, tmp_path):
     small.build()
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "chapters", tmp_path / "lib" / "new"):
+    for place in (tmp_path / "file", tmp_path, tmp_path / "lib" / "new", tmp_path / "foo"):
         with pytest.raises(CourseError, match="folder"):
             _start(small, place)
 

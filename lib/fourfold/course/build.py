@@ -39,7 +39,7 @@ class Target:
         if not self.path.exists():
             return None
         content = self.path.read_bytes()
-        return content if isinstance(self.text, bytes) else content.decode()
+        return content if isinstance(self.text, bytes) else content.decode(errors="replace")
 
     @property
     def is_stale(self) -> bool:
@@ -76,13 +76,15 @@ def check(house: House) -> list[str]:
 
 def _stale(house: House, target: Target) -> str:
     name = house.name(target.path)
-    if target.path.suffix == ".ipynb" and target.current is not None:
+    if target.path.suffix == ".ipynb" and target.current is not None and target.text is not None:
         return "\n".join([f"{name}: stale", *_notebook_differences(target)])
     if isinstance(target.text, bytes):
         return f"{name}: differs from the figure in its lesson's notebook"
     if target.text is None:
         return f"{name}: generated from a lesson that is gone; `fourfold build` removes it"
     before, after = (target.current or "").splitlines(), target.text.splitlines()
+    if before == after:
+        return f"{name}: only its line endings differ; expected a line feed alone"
     diff = difflib.unified_diff(
         before, after, f"{name} (as it is)", f"{name} (as built)", lineterm=""
     )
@@ -103,11 +105,8 @@ def _old_outputs(house: House) -> Iterator[str]:
         path = house.chapters / f"{lesson.key}.ipynb"
         if not path.exists():
             continue
-        try:
-            current = pair.outputs_are_current(pair.from_json(path.read_text(encoding="utf-8")))
-        except ValueError:
-            continue  # already told as stale
-        if not current:
+        notebook = _read_notebook(path)  # one that cannot be read is told as stale already
+        if notebook is not None and not pair.outputs_are_current(notebook):
             yield (
                 f"{house.name(path)}: its outputs are older than its code; "
                 f"run `fourfold run {lesson.key} --save`"
@@ -156,12 +155,25 @@ def _packages(house: House, every: Sequence[Lesson]) -> Iterator[Target]:
 
 
 def _leftovers(house: House, every: Sequence[Lesson]) -> Iterator[Target]:
-    """Generated modules whose lesson was renamed or removed."""
+    """Generated modules and notebooks whose lesson was renamed or removed."""
     expected = {house.library / lesson.package / f"{lesson.module}.py" for lesson in every}
     expected |= {house.library / lesson.package / "__init__.py" for lesson in every}
     for path in sorted(house.library.glob("*/*.py")):
         if path not in expected and promote.is_generated(path.read_text(encoding="utf-8")):
             yield Target(path, None, _library_guard(path, None, "its lesson is gone"))
+    for path in sorted(house.chapters.glob("*/*.ipynb")):
+        notebook = None if path.with_suffix(".py").exists() else _read_notebook(path)
+        if notebook is not None and pair.is_ours(notebook):
+            edited = "edited by hand, and its lesson is gone; move it, or build with --force"
+            yield Target(path, None, edited if pair.hand_edited(notebook) else None)
+
+
+def _read_notebook(path: Path) -> NotebookNode | None:
+    """The notebook at `path`, or None for a file that is none."""
+    try:
+        return pair.from_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _library_guard(path: Path, text: str | None, remedy: str) -> str | None:
@@ -192,7 +204,7 @@ def _existing_notebook(path: Path, text: str) -> tuple[NotebookNode | None, str 
         return None, None
     try:
         old = pair.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except ValueError as error:  # not JSON, not a notebook, or not UTF-8
         return None, f"{error}; remove it, or build with --force"
     if pair.hand_edited(old) and pair.differences(text, old):
         return old, "edited by hand; move the edit into the .py, or build with --force"
@@ -209,7 +221,8 @@ def _readme(house: House, every: Sequence[Lesson]) -> Iterator[Target]:
         name = readme.picture_name(lesson)
         notebook = house.chapters / f"{lesson.key}.ipynb"
         if f"({name})" in text and notebook.exists():
-            picture = pair.first_figure(pair.from_json(notebook.read_text(encoding="utf-8")))
+            current = _read_notebook(notebook)
+            picture = pair.first_figure(current) if current is not None else None
             if picture is not None:
                 yield Target(house.root / name, picture, None)
 

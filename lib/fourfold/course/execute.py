@@ -97,9 +97,8 @@ def _execute(client: NotebookClient, lesson: Lesson, cell: NotebookNode, index: 
     try:
         client.execute_cell(cell, index)
     except CellExecutionError as error:
-        raise CourseError(
-            f"{lesson.key}, cell {index + 1}: {error.ename}: {error.evalue}"
-        ) from error
+        message = " ".join(f"{error.ename}: {error.evalue}".split())
+        raise CourseError(f"{lesson.key}, cell {index + 1}: {message}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise CourseError(
             f"{lesson.key}, cell {index + 1}: {str(error).splitlines()[0]}"

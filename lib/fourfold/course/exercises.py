@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import linecache
+import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import nbformat
@@ -17,7 +19,10 @@ from fourfold.course import pair
 from fourfold.course.lesson import Cell, Lesson
 from fourfold.course.names import bound_names, needed
 
-__all__ = ["Exercise", "blank", "edition", "exercises", "program", "run_program", "solution_source"]
+__all__ = ["Exercise", "blank", "edition", "exercises", "judge", "program", "run_program"]
+
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITION = (*FUNCTION, ast.ClassDef)
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,19 @@ def exercises(lesson: Lesson) -> list[Exercise]:
 
 def _names(lesson: Lesson, cell: Cell) -> tuple[str, ...]:
     statements = ast.parse(cell.source).body
-    for statement in statements:
-        if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            raise lesson.error(cell, "an `exercise` holds functions and classes only")
-    if blank(cell.source) == cell.source:
+    if not all(isinstance(statement, DEFINITION) for statement in statements):
+        raise lesson.error(cell, "an `exercise` holds functions and classes only")
+    blanked = blank(cell.source)
+    if blanked == cell.source:
         raise lesson.error(cell, "this `exercise` has no body to leave blank")
+    try:
+        still = [f.name for f in _functions(ast.parse(blanked)) if not _is_blank(f)]
+    except SyntaxError:
+        still = [statement.name for statement in statements]
+    if still:
+        raise lesson.error(
+            cell, f"the body of `{still[0]}` cannot be left blank; write it on lines of its own"
+        )
     return tuple(statement.name for statement in statements)
 
 
@@ -70,37 +83,55 @@ def blank(source: str) -> str:
     lines = source.split("\n")  # as the parser counts them; splitlines() also splits at \x1e
     for function in sorted(_functions(ast.parse(source)), key=lambda f: -f.lineno):
         doc = ast.get_docstring(function)
-        body = function.body[1:] if doc else function.body
+        body = function.body[1:] if doc is not None else function.body
         if not body:
             continue
-        indent = " " * (function.col_offset + 4)
-        nudge = (doc or f"write {function.name}").split("\n")[0].rstrip(".").replace('"', "'")
-        raises = f'raise NotImplementedError("Your turn: {nudge}.")'
-        # Comments above the first statement go too: they would give the answer away.
-        first = function.body[0].end_lineno if doc else body[0].lineno - 1
-        last = body[-1].end_lineno
-        shares_line = first < _header_end(function)  # `def f(x): return x`
-        head = [lines[first][: body[0].col_offset].rstrip()] if shares_line else []
-        lines[first:last] = [*head, indent + raises]
+        nudge = (doc or f"write {function.name}").split("\n")[0].rstrip(".")
+        # JSON's strings are Python's too, and always in double quotes.
+        text = json.dumps(f"Your turn: {nudge}.", ensure_ascii=False)
+        raises = f"raise NotImplementedError({text})"
+        first, last = _first_line(body[0]), body[-1].end_lineno
+        # The parser counts columns in bytes. `def f(x): return x` shares its line with the header.
+        before = lines[first - 1].encode()[: body[0].col_offset].decode()
+        if not before.strip():
+            before = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
+            first, last = _with_comments(lines, first, last, before)
+        lines[first - 1 : last] = [before + raises]
     return "\n".join(lines)
 
 
-def _functions(tree: ast.AST) -> list[ast.FunctionDef]:
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            found.append(node)
-        elif isinstance(node, ast.ClassDef):
-            found += [f for f in _functions(node) if f.name != "__init__"]
-    return found
+def _first_line(statement: ast.stmt) -> int:
+    return min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
 
 
-def _header_end(function: ast.FunctionDef) -> int:
-    """The line number at which the body may begin on a line of its own."""
-    parts = [function.lineno, *(a.end_lineno for a in function.args.args)]
-    if function.returns:
-        parts.append(function.returns.end_lineno)
-    return max(parts)
+def _with_comments(lines: list[str], first: int, last: int, indent: str) -> tuple[int, int]:
+    """The lines of a body with the comments and blank lines around it: they may give it away."""
+
+    def is_remark(line: str) -> bool:
+        return not line.strip() or (line.startswith(indent) and line.lstrip().startswith("#"))
+
+    while is_remark(lines[first - 2]):
+        first -= 1
+    end = last
+    while end < len(lines) and is_remark(lines[end]):
+        end += 1
+        last = end if lines[end - 1].strip() else last
+    return first, last
+
+
+def _functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions and methods of a cell, those under `if` or `try` too, but for `__init__`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTION):
+            if child.name != "__init__":
+                yield child
+        else:
+            yield from _functions(child)
+
+
+def _is_blank(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return len(body) <= 1 and all(isinstance(statement, ast.Raise) for statement in body)
 
 
 INTRODUCTION = """\
@@ -165,24 +196,63 @@ def _new_cell(kind: str, source: str, tags: list[str]) -> NotebookNode:
     return make(source, metadata={"tags": tags} if tags else {})
 
 
-def program(lesson: Lesson, exercise: Exercise, cells: Sequence[Cell]) -> list[str]:
-    """The sources to run, in order, to check one exercise as it stands in `cells`.
+def judge(lesson: Lesson, exercise: Exercise, cells: Sequence[Cell]) -> str | None:
+    """Run the check of one exercise on `cells`; None when it holds, or what is wrong, in words.
 
-    `cells` are the code cells of the lesson or of a reader's copy of it. Only the cells that the
-    check needs are taken, other exercises in the lesson's own version, so that one unwritten
-    exercise does not fail another.
+    `cells` are the cells of the lesson or of a reader's copy of it.
+    """
+    sources = program(lesson, exercise, cells)
+    if sources is None:
+        return (
+            f"no cell defines {exercise.title}; copy the blank back from a fresh `fourfold start`"
+        )
+    return run_program(sources)
+
+
+def program(lesson: Lesson, exercise: Exercise, cells: Sequence[Cell]) -> list[str] | None:
+    """The sources to run, in order, to check one exercise as it stands in `cells`; None if absent.
+
+    Only the cells that the check needs are taken, and other exercises in the lesson's own version,
+    so that one unwritten exercise does not fail another. A cell that is not Python is left out,
+    unless it is the exercise itself: then it is the program, for its error to be told.
     """
     others = {name: e.cell for e in exercises(lesson) if e != exercise for name in e.names}
-    sources = []
+    sources, end = [], None
     for cell in cells:
-        if not cell.is_code or "solution" in cell.tags or "check" in cell.tags:
+        if not cell.is_code or {"solution", "check"} & cell.tags:
             continue
-        bound = bound_names(cell.source)
-        other = next((others[name] for name in others if name in bound), None)
-        sources.append(other.source if other and "exercise" in cell.tags else cell.source)
-        if "exercise" in cell.tags and bound & set(exercise.names):
-            break
+        source = _without_magics(cell.source)
+        defined = _defined(source)
+        if defined is None:
+            if any(
+                re.search(rf"(?m)^\s*(def|class)\s+{name}\b", source) for name in exercise.names
+            ):
+                return [source]
+            continue
+        other = next((others[name] for name in others if name in defined), None)
+        sources.append(other.source if other else source)
+        if defined & set(exercise.names):
+            end = len(sources)
+    if end is None:
+        return None
+    sources = sources[:end]
     return [sources[i] for i in needed(sources, exercise.check.source)] + [exercise.check.source]
+
+
+def _without_magics(source: str) -> str:
+    """The source without the lines that only IPython understands, such as `%timeit` and `!ls`."""
+    lines = source.split("\n")
+    kept = ["" if re.match(r"\s*[%!]|.*\?\s*$", line) else line for line in lines]
+    return "\n".join(kept)
+
+
+def _defined(source: str) -> set[str] | None:
+    """The functions and classes that a cell defines; None for a cell that is not Python."""
+    try:
+        bound_names(source)
+        return {node.name for node in ast.parse(source).body if isinstance(node, DEFINITION)}
+    except (SyntaxError, ValueError):  # ValueError: a NUL or half a surrogate in the text
+        return None
 
 
 def run_program(sources: Sequence[str]) -> str | None:
@@ -195,7 +265,7 @@ def run_program(sources: Sequence[str]) -> str | None:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(source, filename, "exec"), space)
         except (Exception, SystemExit) as error:
-            return _in_words(error)
+            return " ".join(_in_words(error).split())
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import jupytext
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourfold.course.errors import CourseError, LessonError
@@ -18,6 +20,8 @@ from fourfold.course.files import House, digest
 
 __all__ = ["Cell", "Header", "Lesson", "chapters", "lessons", "matching", "nearest", "select"]
 
+NAME = re.compile(r"[1-9]\d*_[a-z][a-z0-9_]*")
+EXPECTED_NAME = "a number, an underscore and small letters, such as 4_splines"
 TAGS = {"promote", "exercise", "check", "figure", "solution", "nbval-check-output"}
 
 
@@ -62,13 +66,27 @@ class Lesson:
 
     @classmethod
     def parse(cls, text: str, chapter: str, name: str) -> Lesson:
-        notebook = jupytext.reads(text, fmt="py:percent")
         key = f"{chapter}/{name}"
+        try:
+            notebook = jupytext.reads(text, fmt="py:percent")
+        except yaml.YAMLError as error:
+            what = str(error).split("\n")[0]
+            raise LessonError(key, 0, f"the front matter is not YAML: {what}") from None
         return cls(chapter, name, _header(notebook, key), _cells(notebook, key))
 
     @classmethod
     def read(cls, path: Path) -> Lesson:
-        return cls.parse(path.read_text(encoding="utf-8"), path.parent.name, path.stem)
+        key = f"{path.parent.name}/{path.stem}"
+        for name in key.split("/"):
+            if not NAME.fullmatch(name) or keyword.iskeyword(_without_number(name)):
+                raise LessonError(
+                    key, 0, f"{name!r} is no name for a module; expected {EXPECTED_NAME}"
+                )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise LessonError(key, 0, f"the file is not UTF-8: {error.reason}") from None
+        return cls.parse(text, path.parent.name, path.stem)
 
     @property
     def key(self) -> str:
@@ -176,7 +194,8 @@ def lessons(house: House) -> list[Lesson]:
 
 def _lesson_paths(house: House) -> list[Path]:
     paths = house.chapters.glob("[0-9]*_*/[0-9]*_*.py")
-    return sorted(paths, key=lambda path: (_order(path.parent.name), _order(path.stem)))
+    files = (path for path in paths if path.is_file())
+    return sorted(files, key=lambda path: (_order(path.parent.name), _order(path.stem)))
 
 
 def _order(name: str) -> tuple[int, str]:

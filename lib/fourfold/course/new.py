@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from fourfold.course.errors import CourseError
 from fourfold.course.files import House, write_whole
+from fourfold.course.lesson import NAME
 
 __all__ = ["new_lesson"]
-
-NAME = re.compile(r"[1-9]\d*_[a-z][a-z0-9_]*")
 
 
 def new_lesson(house: House, key: str, title: str) -> Path:
     """Write `chapters/<key>.py` from the template and return its path.
 
     Raises:
-        CourseError: the key is not `CHAPTER/LESSON` with numbered names, or the file exists.
+        CourseError: the key is not `CHAPTER/LESSON` with numbered names, the title is not one line,
+            or the file exists.
     """
     parts = key.split("/")
     if len(parts) != 2 or not all(NAME.fullmatch(name) for name in parts):
@@ -25,11 +24,13 @@ def new_lesson(house: House, key: str, title: str) -> Path:
             f"name: got {key!r}, expected CHAPTER/LESSON with a number each, such as "
             "6_bilinear_sampling/4_splines"
         )
+    if len(title.strip().splitlines()) != 1:
+        raise CourseError(f"title: got {title!r}, expected one line of text")
     chapter, lesson = parts
     path = house.chapters / chapter / f"{lesson}.py"
     if path.exists():
         raise CourseError(f"name: {house.name(path)} exists already")
-    write_whole(path, TEMPLATE.replace("TITLE", title))
+    write_whole(path, TEMPLATE.replace("TITLE", title.strip()))
     return path
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "from_json",
     "hand_edited",
     "inputs_digest",
+    "is_ours",
     "outputs_are_current",
     "pair",
     "set_ids",
@@ -40,7 +41,7 @@ def pair(text: str, old: NotebookNode | None = None) -> NotebookNode:
     stamp = {}
     if old is not None:
         _keep_outputs(notebook, old)
-        stamp = old.metadata.get(STAMP, {})
+        stamp = _stamp(old)
         if "language_info" in old.metadata:
             metadata["language_info"] = old.metadata["language_info"]
     set_ids(notebook)
@@ -48,6 +49,17 @@ def pair(text: str, old: NotebookNode | None = None) -> NotebookNode:
     notebook.metadata[STAMP] = stamp | {"inputs": inputs_digest(notebook)}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _stamp(notebook: NotebookNode) -> dict[str, str]:
+    """What build and run noted in the notebook; empty when it carries no note of theirs."""
+    stamp = notebook.metadata.get(STAMP)
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def is_ours(notebook: NotebookNode) -> bool:
+    """Whether `fourfold build` wrote the notebook."""
+    return "inputs" in _stamp(notebook)
 
 
 def _keep_outputs(notebook: NotebookNode, old: NotebookNode) -> None:
@@ -73,7 +85,7 @@ def set_ids(notebook: NotebookNode) -> None:
 
 def _inputs(notebook: NotebookNode) -> list[tuple[str, str, list[str]]]:
     return [
-        (cell.cell_type, cell.source, sorted(cell.metadata.get("tags", [])))
+        (cell.cell_type, cell.source, sorted(cell.metadata.get("tags") or []))
         for cell in notebook.cells
     ]
 
@@ -86,14 +98,14 @@ def inputs_digest(notebook: NotebookNode) -> str:
 
 def hand_edited(notebook: NotebookNode) -> bool:
     """Whether the inputs were changed since `fourfold build` wrote the notebook."""
-    written = notebook.metadata.get(STAMP, {}).get("inputs")
+    written = _stamp(notebook).get("inputs")
     return written != inputs_digest(notebook)
 
 
 def outputs_are_current(notebook: NotebookNode) -> bool:
     """Whether the outputs come from one execution of exactly these code cells."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return notebook.metadata.get(STAMP, {}).get("executed") == code_digest(sources)
+    return _stamp(notebook).get("executed") == code_digest(sources)
 
 
 def differences(text: str, notebook: NotebookNode) -> list[str]:
@@ -115,7 +127,7 @@ def differences(text: str, notebook: NotebookNode) -> list[str]:
 def first_figure(notebook: NotebookNode) -> bytes | None:
     """The PNG of the first cell tagged `figure`, or None when it has not been run."""
     for cell in notebook.cells:
-        if "figure" in cell.metadata.get("tags", []):
+        if "figure" in (cell.metadata.get("tags") or []):
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     return base64.b64decode(output.data["image/png"])

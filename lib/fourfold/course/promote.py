@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from fourfold.course.errors import CourseError
 from fourfold.course.files import digest
 from fourfold.course.lesson import Cell, Lesson
-from fourfold.course.names import free_names
+from fourfold.course.names import defined_names, free_names, immediate_names
 
 __all__ = ["edited_by_hand", "is_generated", "module_text", "package_text", "public_names"]
 
@@ -58,12 +59,15 @@ def module_text(lesson: Lesson) -> str | None:
         return None
     defined = _definitions(lesson, promoted)
     imports = _imports_used(lesson, promoted, set(defined))
-    body = _join(
+    _check_order(lesson, promoted, set(defined))
+    _check_shadows(lesson, promoted, set(defined), {item.binds for item in imports})
+    head = (
         _docstring(lesson),
         import_block(imports),
         _all([name for name in defined if not name.startswith("_")]),
-        *(_cell_text(cell) for cell in promoted),
     )
+    cells = [cell.source.strip() for cell in promoted]
+    body = "\n\n\n".join(["\n\n".join(block for block in head if block), *cells]) + "\n"
     return _stamped(body, lesson.source)
 
 
@@ -86,11 +90,12 @@ def package_text(chapter_lessons: Sequence[Lesson]) -> str:
                 raise lesson.error(None, f"`{name}` is promoted by {owner[name].key} too")
             owner[name] = lesson
     imports = [Import(lesson.import_path, name, None) for name, lesson in owner.items()]
-    body = _join(
+    head = (
         f'"""What the lessons of chapter {chapter} promote."""',
         import_block(imports),
         _all(owner),
     )
+    body = "\n\n".join(block for block in head if block) + "\n"
     return _stamped(body, f"the lessons in chapters/{chapter}/")
 
 
@@ -108,7 +113,7 @@ def _definitions(lesson: Lesson, cells: Sequence[Cell]) -> list[str]:
 
 def _names_defined(lesson: Lesson, cell: Cell, statement: ast.stmt) -> list[str]:
     if isinstance(statement, DEFINITION):
-        return [statement.name]
+        return [] if _is_overload(statement) else [statement.name]
     if isinstance(statement, CONSTANT):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         if statement.value is not None and all(isinstance(t, ast.Name) for t in targets):
@@ -120,12 +125,61 @@ def _names_defined(lesson: Lesson, cell: Cell, statement: ast.stmt) -> list[str]
     )
 
 
+def _is_overload(statement: ast.stmt) -> bool:
+    """Whether it is one of the signatures that `typing.overload` puts before a definition."""
+    names = [ast.unparse(d).split(".")[-1] for d in statement.decorator_list]
+    return "overload" in names
+
+
+def _check_order(lesson: Lesson, cells: Sequence[Cell], defined: set[str]) -> None:
+    """Refuse a promoted name that is used, on import, above the line that defines it."""
+    future = any(
+        item.module == "__future__" for cell in lesson.code for item in _imports_of(lesson, cell)
+    )
+    later = set(defined)
+    for cell in cells:
+        for statement in _parse(lesson, cell).body:
+            names = (
+                set()
+                if future and isinstance(statement, DEFINITION)
+                else immediate_names(statement)
+            )
+            own = set(_names_defined(lesson, cell, statement))
+            if early := sorted(names & (later - own)):
+                raise lesson.error(cell, f"uses `{early[0]}` above the cell that promotes it")
+            later -= own
+
+
+def _check_shadows(
+    lesson: Lesson, cells: Sequence[Cell], defined: set[str], imported: set[str]
+) -> None:
+    """Refuse other cells that give a name of the promoted code another meaning."""
+    place = {name: cell.number for cell in cells for name in defined & defined_names(cell.source)}
+    for cell in lesson.code:
+        if "promote" in cell.tags:
+            continue
+        names = defined_names(cell.source)
+        if clash := sorted(names & imported):
+            raise lesson.error(
+                cell,
+                f"defines `{clash[0]}`, which the promoted code takes from an import; rename it",
+            )
+        rebound = names | {item.binds for item in _imports_of(lesson, cell)}
+        for name in sorted(rebound & defined):
+            if cell.number > place[name]:
+                raise lesson.error(cell, f"gives `{name}`, promoted above, another meaning")
+
+
 def _imports_used(lesson: Lesson, cells: Sequence[Cell], defined: set[str]) -> list[Import]:
     """The imports of the lesson that the promoted code needs."""
     known = _imports(lesson)
-    used: dict[Import, None] = {}
+    used = {item: None for items in known.values() for item in items if item.module == "__future__"}
+    play = [cell.source for cell in lesson.code if "promote" not in cell.tags]
+    builtin = set(dir(builtins)) - {name for source in play for name in defined_names(source)}
     for cell in cells:
         for name in sorted(free_names(cell.source) - defined):
+            if name not in known and name in builtin:
+                continue
             if name not in known:
                 raise lesson.error(
                     cell,
@@ -201,8 +255,8 @@ def _first_line(statement: ast.stmt) -> str:
 
 
 def import_block(imports: Sequence[Import]) -> str:
-    """Import statements in three groups (standard library, others, the course), sorted."""
-    groups: list[list[str]] = [[], [], []]
+    """Import statements, sorted in groups: the future, the standard library, others, the course."""
+    groups: list[list[str]] = [[], [], [], []]
     for item in sorted({i for i in imports if i.name is None}, key=lambda i: i.module):
         alias = f" as {item.alias}" if item.alias else ""
         groups[_group(item)].append(f"import {item.module}{alias}")
@@ -215,9 +269,11 @@ def import_block(imports: Sequence[Import]) -> str:
 
 
 def _group(item: Import) -> int:
+    if item.module == "__future__":
+        return 0
     if item.is_first_party:
-        return 2
-    return 0 if item.module.split(".")[0] in sys.stdlib_module_names else 1
+        return 3
+    return 1 if item.module.split(".")[0] in sys.stdlib_module_names else 2
 
 
 def _isort_key(name: str) -> tuple[int, str]:
@@ -248,14 +304,6 @@ def _all(names) -> str:
     if len(line) <= 100:
         return line
     return "__all__ = [\n" + "".join(f'    "{name}",\n' for name in names) + "]"
-
-
-def _cell_text(cell: Cell) -> str:
-    return "\n\n" + cell.source.strip()
-
-
-def _join(*blocks: str) -> str:
-    return re.sub(r"\n{4,}", "\n\n\n", "\n\n".join(block for block in blocks if block)) + "\n"
 
 
 def _stamped(body: str, source: str) -> str:

@@ -46,7 +46,7 @@ def _table(lessons: Sequence[Lesson], measured: Path) -> str:
         chapter = lesson.chapter if lesson.chapter != shown else ""
         shown = lesson.chapter
         seconds, memory = figures.get(lesson.key, ("–", "–"))
-        link = f"[{lesson.title}](chapters/{lesson.key}.ipynb)"
+        link = f"[{lesson.title.replace('|', chr(92) + '|')}](chapters/{lesson.key}.ipynb)"
         cells = (chapter, link, lesson.header.minutes, _builds(lesson), seconds, memory)
         rows.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join([*HEAD, *rows])
@@ -65,7 +65,13 @@ def _measured(path: Path) -> dict[str, tuple[str, str]]:
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row["lesson"]: (f"{float(row['seconds']):.0f}", f"{float(row['peak_ram_mib']):.0f} MiB")
-            for row in csv.DictReader(file)
-        }
+        try:
+            return {row["lesson"]: _figures(row) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CourseError(
+                f"{path.name}: {error!r}; expected what `fourfold run --measure` writes"
+            ) from None
+
+
+def _figures(row: dict[str, str]) -> tuple[str, str]:
+    return f"{float(row['seconds']):.0f}", f"{float(row['peak_ram_mib']):.0f} MiB"

@@ -68,9 +68,12 @@ def _check_folder(house: House, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CourseError(f"folder: {folder} is a file; name a folder of your own")
     place = folder.resolve()
-    for room in ("chapters", "lib", "data", "tests"):
-        if place.is_relative_to(house.root / room):
-            raise CourseError(f"folder: {folder} lies in the course's own {room}/; name another")
+    own = any(place.is_relative_to(house.root / room) for room in ("workspace", "runs", "build"))
+    if place.is_relative_to(house.root) and not own:
+        raise CourseError(
+            f"folder: {str(folder)!r} lies among the course's own files; expected workspace/ or a "
+            "folder outside"
+        )
 
 
 def _copies(house: House, chosen: Sequence[Lesson]) -> Iterator[tuple[str, NotebookNode]]:
@@ -146,12 +149,12 @@ def reader_cells(folder: Path, lesson: Lesson) -> list[Cell]:
     """
     path = folder / lesson.chapter / "exercises" / f"{lesson.name}.ipynb"
     if not path.exists():
-        raise CourseError(f"{path} is missing; `fourfold start {lesson.key}` writes it")
+        raise CourseError(f"{path} is missing; `fourfold start {folder}` writes it")
     try:
         notebook = pair.from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CourseError(f"{path}: {error}") from None
     return [
-        Cell(cell.cell_type, cell.source, frozenset(cell.metadata.get("tags", ())), number)
+        Cell(cell.cell_type, cell.source, frozenset(cell.metadata.get("tags") or ()), number)
         for number, cell in enumerate(notebook.cells, start=1)
     ]
