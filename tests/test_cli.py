@@ -1,8 +1,10 @@
 """The `fourfold` command as a reader types it."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -62,6 +64,19 @@ def test_run_goes_through_a_lesson_and_says_what_it_cost():
     done = fourfold("run", FIRST.key)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{FIRST.key}: ") and "MiB" in done.stdout
+
+
+def test_ctrl_c_stops_a_run_in_one_line_and_keeps_nothing():
+    notebook = House.here().chapters / f"{FIRST.key}.ipynb"
+    before = notebook.read_bytes()
+    command = [sys.executable, "-m", "fourfold.cli", "run", FIRST.key, "--save"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "fourfold: stopped" in said and "Traceback" not in said
+    assert notebook.read_bytes() == before
 
 
 def test_a_wrong_scale_in_the_environment_is_blamed_on_it():

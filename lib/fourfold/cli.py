@@ -224,6 +224,7 @@ def run(
 ) -> None:
     """Run lessons from top to bottom without a browser, with a progress bar."""
     import os
+    import sys
 
     from tqdm import tqdm
 
@@ -248,6 +249,9 @@ def run(
 
             try:
                 notebook, cost = execute.run(house, lesson, scale=scale, tick=tick)
+            except KeyboardInterrupt:
+                tqdm.write(f"fourfold: stopped; nothing of {lesson.key} was kept", file=sys.stderr)
+                raise typer.Exit(130) from None
             except CourseError as error:
                 failures.append(str(error))
                 tqdm.write(f"failed  {error}")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,12 +77,13 @@ def run(
         timeout=timeout,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=["--log-level=ERROR"],
         store_widget_state=False,
         resources={"metadata": {"path": str(house.chapters / lesson.chapter)}},
     )
     total, start = len(notebook.cells), time.perf_counter()
-    with client.setup_kernel(env=os.environ | {"FOURFOLD_SCALE": scale}):
+    # What the kernel's process says beside the notebook, as when it is stopped, is for nobody.
+    environment = os.environ | {"FOURFOLD_SCALE": scale}
+    with client.setup_kernel(env=environment, stderr=subprocess.DEVNULL):
         for index, cell in enumerate(list(notebook.cells)):
             _execute(client, lesson, cell, index)
             tick(index + 1, total)
