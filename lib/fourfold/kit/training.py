@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -88,25 +89,15 @@ def train(
     try:
         for step in range(len(records) + 1, steps + 1):
             rate = learning_rate * one_cycle(step - 1, steps, warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             batch = _to_device(stream.next(), accelerator.device)
-            value = loss(wrapped, batch)
-            _check_loss(value)
-            # One message between the processes for both numbers; so all stop at the same step.
-            measured = torch.stack([value.detach().float(), _minutes_since(called, value)])
-            mean_loss, mean_minutes = accelerator.reduce(measured, "mean").tolist()
-            _check_finite("loss", mean_loss, step, batch, store)
-            optimizer.zero_grad()
-            accelerator.backward(value)
-            norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), clip))
-            if accelerator.scaler is None:  # float16's loss scaling skips such a step by itself
-                _check_finite("gradient norm", norm, step, batch, store)
-            optimizer.step()
-            records.append(StepRecord(step, mean_loss, rate, norm, time.perf_counter() - begin))
+            check = partial(_check_finite, step=step, batch=batch, store=store)
+            value, spent, norm = _take_step(
+                accelerator, wrapped, optimizer, loss, batch, rate, clip, called, check
+            )
+            records.append(StepRecord(step, value, rate, norm, time.perf_counter() - begin))
             bar.update()
             bar.set_postfix(loss=f"{_running_mean(records):.4g}")
-            stop = step == steps or (minutes is not None and mean_minutes >= minutes)
+            stop = step == steps or (minutes is not None and spent >= minutes)
             if store:
                 store.log(records[-1])
                 if stop or step % save_every == 0:
@@ -120,6 +111,29 @@ def train(
         # Takes off what mixed precision wrapped around the model's forward.
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     return records
+
+
+def _take_step(
+    accelerator, model, optimizer, loss, batch, rate, clip, called, check
+) -> tuple[float, float, float]:
+    """One step of the optimiser; returns the loss, the minutes since `called`, the gradient norm.
+
+    Loss and minutes are means over the processes, so that all of them stop at the same step.
+    """
+    value = loss(model, batch)
+    _check_loss(value)
+    measured = torch.stack([value.detach().float(), _minutes_since(called, value)])
+    mean_loss, mean_minutes = accelerator.reduce(measured, "mean").tolist()
+    check("loss", mean_loss)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    accelerator.backward(value)
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), clip))
+    if accelerator.scaler is None:  # float16's loss scaling skips such a step by itself
+        check("gradient norm", norm)
+    optimizer.step()
+    return mean_loss, mean_minutes, norm
 
 
 def one_cycle(step: int, steps: int, warmup: float = 0.05) -> float:
