@@ -37,6 +37,7 @@ from fourfold.bilinear_sampling.sampling import (
     normalise,
     sample,
 )
+from fourfold.kit.arguments import check_tensor
 from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, image_grid, show, to_picture
 from fourfold.kit.images import credit, photograph
 from fourfold.kit.notebook import shows_error
@@ -592,11 +593,7 @@ _PADDINGS = ("zeros", "border", "reflection")
 
 
 def _check_floating(name: str, values: Tensor) -> None:
-    if not isinstance(values, Tensor):
-        raise TypeError(
-            f"{name} is a {type(values).__name__}; expected a tensor"
-            " (torch.from_numpy makes one of an array)"
-        )
+    check_tensor(name, values)
     if not values.is_floating_point():
         raise TypeError(
             f"{name} has dtype {values.dtype}; expected floating point (call .float() on it)"
