@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -70,12 +69,14 @@ def test_ctrl_c_stops_a_run_in_one_line_and_keeps_nothing():
     notebook = House.here().chapters / f"{FIRST.key}.ipynb"
     before = notebook.read_bytes()
     command = [sys.executable, "-m", "fourfold.cli", "run", FIRST.key, "--save"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = b""
+    while b"| 1/" not in said and process.poll() is None:  # the bar after the first cell
+        said += os.read(process.stderr.fileno(), 4096)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    said += process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "fourfold: stopped" in said and "Traceback" not in said
+    assert b"fourfold: stopped" in said and b"Traceback" not in said
     assert notebook.read_bytes() == before
 
 
