@@ -218,6 +218,14 @@ def test_cells_that_are_no_python_do_not_stop_the_check(cell):
     assert judge(original, first, [odd, *original.code]) is None
 
 
+def test_a_docstring_may_ask_a_question():
+    asking = (
+        'def double(x):\n    """What is twice x?\n\n    Is it x + x?\n    """\n    return 2 * x'
+    )
+    assert answer_is(asking) is None
+    assert answer_is(asking.replace("2 * x", "3 * x")) == "twice two is four"
+
+
 def test_imports_below_a_magic_are_kept():
     body = BODY.replace("def double(x)", "def double(x, y=math.pi)")
     original = lesson(body)

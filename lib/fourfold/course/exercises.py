@@ -240,7 +240,12 @@ def program(lesson: Lesson, exercise: Exercise, cells: Sequence[Cell]) -> list[s
 
 
 def _without_magics(source: str) -> str:
-    """The source without the lines that only IPython understands, such as `%timeit` and `!ls`."""
+    """The source without the lines that only IPython understands, such as `%timeit` and `!ls`.
+
+    Only where it is no Python as it stands: a docstring may well end a line with "?".
+    """
+    if _defined(source) is not None:
+        return source
     lines = source.split("\n")
     kept = ["" if re.match(r"\s*[%!]|.*\?\s*$", line) else line for line in lines]
     return "\n".join(kept)
