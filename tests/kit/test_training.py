@@ -335,10 +335,15 @@ def test_any_iterable_of_batches_resumes(tmp_path, without_shape_checks):
         records = train(model, lambda m, x: m(x).square().mean(), Made(), folder=folder, **options)
         return model, records
 
+    _stopped_after_every_step_is_the_same(start, tmp_path)
+
+
+def _stopped_after_every_step_is_the_same(start, folder):
+    """Whether eight steps, one a call, end where one call of eight ends, to the same bits."""
     whole, records = start(None)
     for _ in range(7):
-        start(tmp_path, minutes=0.0)
-    model, parts = start(tmp_path)
+        start(folder, minutes=0.0)
+    model, parts = start(folder)
     assert _same_bits(model, whole.state_dict())
     assert _without_time(parts) == _without_time(records)
 
@@ -367,12 +372,7 @@ def test_noise_in_the_data_and_in_the_loss_resume_together(tmp_path, without_sha
 
         return model, train(model, loss, batches, folder=folder, **options)
 
-    whole, records = start(None)
-    for _ in range(7):
-        start(tmp_path, minutes=0.0)
-    model, parts = start(tmp_path)
-    assert _same_bits(model, whole.state_dict())
-    assert _without_time(parts) == _without_time(records)
+    _stopped_after_every_step_is_the_same(start, tmp_path)
 
 
 def test_the_data_draws_other_numbers_than_the_loss():
