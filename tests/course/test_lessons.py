@@ -1,6 +1,5 @@
 """Every lesson of the course, as it is published: form, outputs, drift, exercises both ways."""
 
-import re
 import subprocess
 import sys
 
@@ -10,9 +9,10 @@ import pytest
 from fourfold.course import build, pair
 from fourfold.course.exercises import blank, exercises, judge
 from fourfold.course.files import House
-from fourfold.course.form import LEDGER_COLUMNS, form_findings, part
+from fourfold.course.form import form_findings
 from fourfold.course.hygiene import hygiene_findings
 from fourfold.course.lesson import lessons
+from fourfold.paper_writing.one_line import check_line
 
 HOUSE = House.here()
 LESSONS = lessons(HOUSE)
@@ -48,34 +48,10 @@ def test_saving_the_pair_in_jupyterlab_would_change_nothing(lesson, tmp_path):
     assert saved.read_text(encoding="utf-8") == path.with_suffix(".py").read_text(encoding="utf-8")
 
 
-def ledger(lesson):
-    """The rows of the lesson's ledger, as dictionaries."""
-    lines = [line for c in part(lesson, "Formula") for line in c.source.splitlines()]
-    rows = [[x.strip() for x in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    start = rows.index(list(LEDGER_COLUMNS)) + 2
-    return [dict(zip(LEDGER_COLUMNS, row, strict=True)) for row in rows[start:]]
-
-
-def four_forms(lesson):
-    """The lesson's numbered equations, its prose outside them and the ledger, figure and code."""
-    text = "\n".join(cell.source for cell in lesson.cells if not cell.is_code)
-    equations = "\n".join(e for e in re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL) if "tag" in e)
-    without_ledger = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
-    prose = re.sub(r"\$\$.*?\$\$", "", without_ledger, flags=re.DOTALL)
-    figure = "\n".join(cell.source for cell in lesson.tagged("figure"))
-    code = "\n".join(cell.source for cell in lesson.tagged("promote"))
-    return equations, " ".join(re.findall(r"\$[^$]+\$", prose)), figure, code
-
-
 @each_lesson
-def test_each_symbol_of_the_ledger_stands_in_all_four_forms(lesson):
-    equations, prose, figure, code = four_forms(lesson)
-    for row in ledger(lesson):
-        symbol, name = row["symbol"].strip("$"), row["name in code"].strip("`")
-        assert symbol in equations, f"{symbol} is in no numbered equation"
-        assert symbol in prose, f"{symbol} is not in the prose"
-        assert row["on the figure"] in figure, f"{symbol} is not on the figure"
-        assert re.search(rf"\b{re.escape(name)}\b", code), f"{symbol}: no {name} in the code"
+def test_figure_words_formula_and_code_are_one_line(lesson):
+    text = (HOUSE.root / lesson.source).read_text(encoding="utf-8")
+    assert check_line(text).findings == []
 
 
 @each_exercise
