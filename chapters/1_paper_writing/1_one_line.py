@@ -539,8 +539,7 @@ def _strings(source: str) -> Iterator[str]:
     """The strings of a code cell that can stand on a figure: no docstring, no alternative text."""
     tree = _parsed(source)
     hidden = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    alts = [k for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "alt"]
-    hidden |= {id(node) for alt in alts for node in ast.walk(alt)}
+    hidden |= {id(node) for alt in _alternative_texts(tree) for node in ast.walk(alt)}
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue
@@ -549,6 +548,17 @@ def _strings(source: str) -> Iterator[str]:
             hidden |= {id(part) for part in node.values}
             yield "".join(parts)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _alternative_texts(tree: ast.AST) -> Iterator[ast.expr]:
+    """What is given as `alt=…`, as the second argument of `show`, or kept under the name alt."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "alt":
+            yield node.value
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "show":
+            yield from node.args[1:2]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "alt":
             yield node.value
 
 
@@ -583,8 +593,8 @@ list(
 _SMALL_WORDS = frozenset(
     re.findall(
         r"\w+",
-        "the and its for with that this from which are each one has how what than not all into their"
-        " was were any other between after before when where whose they them two only same",
+        "the and its for with that this from which are each one has how what than not all into"
+        " their was were any other between after before when where whose they them two only same",
     )
 )
 _RELATION = re.compile(r"\\approx|\\in(?![A-Za-z])|\\sim|:=|=")
