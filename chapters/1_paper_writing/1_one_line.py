@@ -107,7 +107,7 @@ def blend(u, v, t):
 # Its figure, drawn by its own code:
 
 # %%
-told = {"canvas": canvas, "torch": torch}
+told = {"canvas": canvas, "torch": torch}  # where the code cells of the text run
 for cell in BLEND.split("# %%"):
     if not cell.startswith(" [markdown]"):
         exec("#" + cell, told)
@@ -153,8 +153,8 @@ show(
 #
 # The second instrument draws the figure itself. Give it a module and an input; it runs the module
 # once, listens at each stage, and draws what went in and what came out. Nothing on it is typed: not
-# the shapes, not the arrows. A small convolutional network first, with the usual parts: a stem, two
-# branches whose results are added, and a score for each of $K$ classes.
+# the shapes, not the arrows. A small convolutional network first, with parts as many networks have
+# them: a first layer (the stem), two branches whose results are added, and a score for each of $K$ classes.
 
 
 # %%
@@ -182,13 +182,14 @@ pipeline = Pipeline.trace(network, photo, axes="B C H W", sizes={"D": 16, "K": 1
 show(pipeline.draw(), alt=pipeline.describe())
 
 # %% [markdown]
-# Read it from the top: the names are the module's own, the letters of the axes are the ledger's, and
-# the small grey numbers are what was measured. The arrow on the left jumps over a stage: the
-# shortcut takes the stem's result, not the block's.
+# Read it from the top: the names are the module's own, the letters are those of the network's axes (batch $B$,
+# channels $C$, features $D$, height $H$, width $W$, classes $K$), and the small grey numbers are what was
+# measured. An arrow that jumps over a stage runs along the left: the shortcut takes the stem's result, not the
+# block's.
 #
 # How does it know that an axis is half the height, $H/2$, and not a width or a fixed size? It
 # **changes** the input and looks which axes answer. The figure below shows this for one input axis, the height:
-# each line is an axis of the network's stages, the ring its size in the first run, the dot its
+# each row is an axis of one of the network's stages, the ring its size in the first run, the dot its
 # size after the height was doubled.
 
 
@@ -207,6 +208,11 @@ def draw_doubling(before, after, letter):
     axes.hlines(y, z, z_a, color=COLOURS["muted"], linewidth=1)
     axes.plot(z_a, y, "o", color=COLOURS["first"], label=f"size $z_a$, letter a = {letter} doubled")
     axes.plot(z, y, "o", color="black", markerfacecolor="white", label="size z")
+    moved = next(n for n in y if z[n] != z_a[n])
+    factor = Fraction(z[moved], before.stages[0].gives[0][2])
+    axes.annotate(
+        f"factor c = {factor}", (z[moved], moved), (3, 3), textcoords="offset points", size=8
+    )
     axes.set(xlabel="size of the axis (slope $q_a$ = distance of the marks / a)", xscale="log")
     axes.set_yticks(y, labels)
     axes.set_xticks([2, 10, 24, 48], ["2", "10", "24", "48"])
@@ -260,10 +266,10 @@ show(
 # $$ q_a = \frac{z_a - z}{a} \tag{3} $$
 #
 # An axis whose slopes are all zero is fixed by the module. Otherwise, if the axis doubles with each letter it
-# answers to, it is a multiple of their product; if not, we take it for a sum with a remainder:
+# answers to, it is a product of these letters with a factor $c$; if not, we take it for a sum with a remainder $c$:
 #
-# $$ z = \frac{z}{\prod_a a}\, \prod_a a \quad \text{(doubles with each)}, \qquad
-# z = \sum_a q_a\, a + \Big(z - \sum_a q_a\, a\Big) \quad \text{(else)} \tag{4} $$
+# $$ z = c\, \prod_a a \quad \text{if } z_a = 2\,z \text{ for each } a, \qquad
+# z = c + \sum_a q_a\, a \quad \text{else} \tag{4} $$
 #
 # | symbol | meaning | shape or unit | name in code | on the figure |
 # | --- | --- | --- | --- | --- |
@@ -276,6 +282,7 @@ show(
 # | $a$ | letter of an axis of the input, and its size | whole number | `letters` | letter a |
 # | $z_a$ | size of the axis after the letter is doubled | whole number | `doubled` | $z_a$ |
 # | $q_a$ | slope of the axis along the letter | fraction | `slope` | slope |
+# | $c$ | factor or remainder in the name of an axis | fraction | `c` | factor c |
 
 # %% [markdown]
 # ## Code
@@ -289,9 +296,9 @@ equation = r"w = \max(0, 1 - |dx|)\,\text{max}"
 [symbol in equation for symbol in ("w", "x", "dx", "d")]
 
 # %% [markdown]
-# It finds an $x$ that is not there: the characters stand inside `\max` and inside `dx`. A formula is made of
-# **tokens**, and TeX's own rules are few: a backslash and letters are a command; the rest are
-# single signs. One habit differs from TeX: we take a run of letters as one name, so that `dx` is a
+# It finds an $x$ and a $d$ that are not there: the characters stand inside `\max` and inside `dx`. A formula is
+# written in TeX, and TeX is made of **tokens**. The rules are few: a backslash and letters are a
+# command; the rest are single signs. One habit differs from TeX: we take a run of letters as one name, so that `dx` is a
 # symbol of its own. A product then needs a space between its letters, `t\,v`, which also reads better.
 
 # %% tags=["promote"]
@@ -498,7 +505,7 @@ class Line:
 
     @property
     def findings(self) -> list[str]:
-        """What keeps the four forms from being one line, a sentence each; empty when nothing does."""
+        """What keeps the four forms from being one line, a sentence each; empty when nothing is."""
         return list(_findings(self))
 
     def _repr_markdown_(self) -> str:
@@ -836,11 +843,12 @@ def axis_name(
         names = [name for name, value in fixed.items() if value == size]
         return names[0] if len(names) == 1 else str(size)
     if all(doubled[a] == 2 * size for a in slope):
-        return _term(Fraction(size, prod(letters[a] for a in slope)), "·".join(slope))
-    rest = size - sum(q * letters[a] for a, q in slope.items())
+        c = Fraction(size, prod(letters[a] for a in slope))
+        return _term(c, "·".join(slope))
+    c = size - sum(q * letters[a] for a, q in slope.items())
     name = " + ".join(_term(q, a) for a, q in slope.items())
-    sign = "+" if rest > 0 else "−"
-    return name if rest == 0 else f"{name} {sign} {_term(abs(rest), '')}"
+    sign = "+" if c > 0 else "−"
+    return name if c == 0 else f"{name} {sign} {_term(abs(c), '')}"
 
 
 # %% tags=["check"]
@@ -1561,7 +1569,7 @@ for form in EXPLAINING:
 #
 # <details><summary>Answer</summary>
 #
-# H − 2 and W − 2: the slope is 1, and the remainder of Equation 4 is −2. The shortcut and the block keep
+# H − 2 and W − 2: the slope is 1, and the remainder $c$ of Equation 4 is −2. The shortcut and the block keep
 # that size.
 #
 # </details>

@@ -450,6 +450,37 @@ def test_a_named_axis_predicts_another_run():
             assert tuple(value(name, letters) for name in names) == shape
 
 
+class UNet(nn.Module):
+    """Down twice, up twice, with a skip and a change in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.down1, self.down2 = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.up1, self.up2 = nn.ConvTranspose2d(16, 8, 2, 2), nn.ConvTranspose2d(16, 3, 2, 2)
+
+    def forward(self, x):
+        fine = self.down1(x).relu_()
+        return self.up2(torch.cat([fine, self.up1(self.down2(fine))], dim=1))
+
+
+def test_a_skip_connection_is_an_arrow():
+    run = Pipeline.trace(UNet(), torch.rand(2, 3, 16, 24), axes="B C H W")
+    named = {stage.name: stage for stage in run.stages}
+    assert [run.stages[n].name for n in sorted(named["up2"].sources)] == ["down1", "up1"]
+    assert named["down2"].gives_named == (("B", "16", "H/4", "W/4"),)
+    assert run.stages[-1].takes_named == (("B", "C", "H", "W"),)
+
+
+def test_attention_and_recurrence_give_several_tensors():
+    attention = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    run = Pipeline.trace(attention, torch.rand(2, 7, 8), axes="B N D", depth=2)
+    assert run.stages[1].kind == "MultiheadAttention"
+    assert run.stages[-1].takes_named == (("B", "N", "D"),)
+    recurrent = Pipeline.trace(nn.LSTM(5, 8, batch_first=True), torch.rand(2, 9, 5), axes="B T C")
+    names = (("B", "T", "8"), ("1", "B", "8"), ("1", "B", "8"))
+    assert recurrent.stages[-1].takes_named == names
+
+
 def test_depth_opens_containers():
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     module = nn.Sequential(inner, nn.Linear(4, 2))
