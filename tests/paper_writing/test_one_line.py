@@ -168,11 +168,14 @@ def _without_in_words(cell, symbol, ledger, promotes):
     parts = re.split(r"(\$\$.*?\$\$)", cell.source, flags=re.DOTALL)
 
     def replaced(match):
-        return "that" if symbol.symbol in ledger.symbols_in(match[1]) else match[0]
+        holds = match[1] and symbol.symbol in ledger.symbols_in(match[1])
+        return "that" if holds else match[0]
 
     def plain(part):
         lines = re.split(r"(^\|.*$)", part, flags=re.MULTILINE)
-        return "".join(x if x[:1] == "|" else re.sub(r"\$([^$]+)\$", replaced, x) for x in lines)
+        return "".join(
+            x if x[:1] == "|" else re.sub(r"`[^`]*`|\$([^$]+)\$", replaced, x) for x in lines
+        )
 
     return "".join(part if part[:2] == "$$" else plain(part) for part in parts)
 
