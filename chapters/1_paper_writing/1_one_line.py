@@ -24,9 +24,12 @@
 # %%
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import weakref
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from inspect import signature
 from itertools import pairwise
 from math import prod
@@ -34,11 +37,11 @@ from typing import Any
 
 import torch
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.text import Text
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -46,10 +49,10 @@ from fourfold.bilinear_sampling.sampling import bilinear_weights, floor_and_frac
 from fourfold.course.files import House
 from fourfold.course.lesson import lessons
 from fourfold.kit.arguments import whole_number
-from fourfold.kit.drawing import COLOURS, canvas, show
+from fourfold.kit.drawing import COLOURS, canvas, figure_texts, show
 from fourfold.kit.images import photograph
 from fourfold.kit.notebook import shows_error
-from fourfold.paper_writing.one_line import Pipeline, axis_name, check_line, draw_line
+from fourfold.paper_writing.one_line import Line, Pipeline, axis_name, check_line, draw_line
 
 # %% [markdown]
 # ## Words
@@ -58,7 +61,8 @@ from fourfold.paper_writing.one_line import Pipeline, axis_name, check_line, dra
 # (图片/文字/公式都是一条线); they alone already say method and experiment clearly.* A method section
 # tells one pipeline from beginning to end (从头到尾有一个框架), and tells it several times: once as a
 # figure, once in words, once as formulas, and here a fourth time as code. What stands on the figure
-# stands in the formulas; each can be matched with the others, symbol by symbol. The test of it is a
+# stands in the formulas; each can be matched with the others, symbol by symbol. The first question to put to it: what
+# are the dimensions of its input and of its output (input/output是什么维度的)? The test of it is a
 # deletion (删了某一套): cover one of them with your hand. Do the others become unclear?
 #
 # A **symbol** is a letter or a short group of signs that stands for a thing, such as $s$ in the formulas
@@ -70,8 +74,10 @@ from fourfold.paper_writing.one_line import Pipeline, axis_name, check_line, dra
 # ## Figure
 #
 # A small idea, told four ways: the blend of two colours. It is written here as a lesson of this
-# course is written: Markdown and code cells in one text file, with the ledger as a table. (The
-# cells of this section use the finished functions of the library; the section *Code* builds them.)
+# course is written: Markdown and code cells in one text file, each opened by a line with `%%`. A cell tagged
+# `figure` draws the figure; the cell tagged `promote` is the **final code**, which goes into a library; an equation with a
+# `\tag` is **numbered**. The table is the ledger. (The cells of this section use the finished functions of the
+# library; the section *Code* builds them.)
 
 # %%
 BLEND = r"""
@@ -152,8 +158,8 @@ show(
 # ### A pipeline, measured
 #
 # The second instrument draws the figure itself. Give it a module and an input; it runs the module
-# once, listens at each stage, and draws what went in and what came out. Nothing on it is typed: not
-# the shapes, not the arrows. A small convolutional network first, with parts as many networks have
+# once, listens at each stage, and draws what went in and what came out. Shapes and arrows are measured; the
+# letters of the axes are yours. A small convolutional network first, with parts as many networks have
 # them: a first layer (the stem), two branches whose results are added, and a score for each of $K$ classes.
 
 
@@ -190,48 +196,44 @@ show(pipeline.draw(), alt=pipeline.describe())
 # How does it know that an axis is half the height, $H/2$, and not a width or a fixed size? It
 # **changes** the input and looks which axes answer. The figure below shows this for one input axis, the height:
 # each row is an axis of one of the network's stages, the ring its size in the first run, the dot its
-# size after the height was doubled.
+# size after the height was doubled, and the diamond after it was tripled.
 
 
 # %% tags=["figure"]
-def draw_doubling(before, after, letter):
+def draw_reruns(runs, letter):
     figure, axes = canvas(height=2.6)
-    rows = [
-        (f"{stage.name}, axis {k}: {name}", size, doubled)
-        for stage, other in zip(before.stages[1:-1], after.stages[1:-1], strict=True)
-        for k, (size, doubled, name) in enumerate(
-            zip(stage.gives[0], other.gives[0], stage.gives_named[0], strict=True)
-        )
-    ]
-    labels, z, z_a = zip(*rows, strict=True)
-    y = range(len(rows))
-    axes.hlines(y, z, z_a, color=COLOURS["muted"], linewidth=1)
-    axes.plot(z_a, y, "o", color=COLOURS["first"], label=f"size $z_a$, letter a = {letter} doubled")
+    first, *others = (run.stages[1:-1] for run in runs)
+    z = [size for stage in first for size in stage.gives[0]]
+    z_a, z_3 = ([size for stage in run for size in stage.gives[0]] for run in others)
+    names = [name for stage in first for name in stage.gives_named[0]]
+    y = range(len(z))
+    axes.hlines(y, z, z_3, color=COLOURS["muted"], linewidth=1)
+    axes.plot(z_3, y, "D", color=COLOURS["second"], markersize=5, label=f"$z_3$: {letter} tripled")
+    axes.plot(z_a, y, "o", color=COLOURS["first"], label=f"$z_a$: letter a = {letter} doubled")
     axes.plot(z, y, "o", color="black", markerfacecolor="white", label="size z")
-    moved = next(n for n in y if z[n] != z_a[n])
-    factor = Fraction(z[moved], before.stages[0].gives[0][2])
-    axes.annotate(
-        f"factor c = {factor}", (z[moved], moved), (3, 3), textcoords="offset points", size=8
-    )
-    axes.set(xlabel="size of the axis (slope $q_a$ = distance of the marks / a)", xscale="log")
-    axes.set_yticks(y, labels)
-    axes.set_xticks([2, 10, 24, 48], ["2", "10", "24", "48"])
-    axes.minorticks_off()
+    slope = Fraction(z_a[2] - z[2], photo.shape[2])
+    note = f"slope {slope}, factor c = {slope}, remainder r = 0, number of letters n = 1"
+    axes.annotate(note, (z[2], 2), (0, 4), textcoords="offset points", size=7)
+    where = [f"{stage.name}, axis {k}" for stage in first for k in range(len(stage.gives[0]))]
+    axes.set_yticks(y, [f"{place}: {name}" for place, name in zip(where, names, strict=True)])
+    axes.set(xlabel="size of the axis")
     axes.invert_yaxis()
-    axes.legend(loc="center left", bbox_to_anchor=(0.05, 0.4))
+    axes.legend(loc="lower right")
     return figure
 
 
-taller = torch.cat([photo, photo], dim=2)
-doubled = Pipeline.trace(network, taller)
+runs = [
+    pipeline,
+    *(Pipeline.trace(network, photo.repeat(1, 1, times, 1)) for times in (2, 3)),
+]
 show(
-    draw_doubling(pipeline, doubled, "H"),
+    draw_reruns(runs, "H"),
     alt="One row for each axis of each stage. Only the third axis of stem, block and shortcut moves"
-    " when the height of the image is doubled, from 24 to 48; all others stay.",
+    " when the height of the image grows: 24, 48 when it is doubled, 72 when it is tripled.",
 )
 
 # %% [markdown]
-# Three axes answer, and each moves by half of what was added: they are named H/2. Doubling the other
+# Three axes answer, by half of what was added each time: they are named H/2. Doubling the other
 # letters in turn names the other axes.
 
 # %% [markdown]
@@ -250,7 +252,7 @@ show(
 # | --- | --- | --- |
 # | words | it stands in a sentence | the sentence shares a word with the ledger's *meaning* |
 # | figure | its label is on the figure | the label shares a word with the *meaning* |
-# | formula | it stands in a numbered equation | it stands on the left of `=`, `≈` or `∈` there |
+# | formula | it stands in a numbered equation | the left side of a sign such as `=`, `≈` or `∈` opens with it |
 # | code | its name is used in the final code | never: code uses names |
 #
 # **The deletion.** Delete a form, and look at the other two that can explain. The symbols $L_f$ that are
@@ -265,11 +267,15 @@ show(
 #
 # $$ q_a = \frac{z_a - z}{a} \tag{3} $$
 #
-# An axis whose slopes are all zero is fixed by the module. Otherwise, if the axis doubles with each letter it
-# answers to, it is a product of these letters with a factor $c$; if not, we take it for a sum with a remainder $c$:
+# An axis whose slopes are all zero does not answer to the input. Otherwise we try two readings: a sum with a
+# remainder $r$, and, where the axis grows equally with each letter, a product with a factor $c$ and a remainder:
 #
-# $$ z = c\, \prod_a a \quad \text{if } z_a = 2\,z \text{ for each } a, \qquad
-# z = c + \sum_a q_a\, a \quad \text{else} \tag{4} $$
+# $$ z = \sum_a q_a\, a + r, \qquad z = c\, \prod_a a + r \quad \text{with } c = \frac{z_a - z}{\prod_a a} \tag{4} $$
+#
+# Each of them fits what was measured so far, whatever the truth is. So there is one run more, in which all letters are tripled. A
+# reading gives the name only if it predicts the size $z_3$ found there; with $n$ letters in the product,
+#
+# $$ z_3 = 3 \sum_a q_a\, a + r \qquad \text{or} \qquad z_3 = 3^n\, c\, \prod_a a + r \tag{5} $$
 #
 # | symbol | meaning | shape or unit | name in code | on the figure |
 # | --- | --- | --- | --- | --- |
@@ -282,7 +288,10 @@ show(
 # | $a$ | letter of an axis of the input, and its size | whole number | `letters` | letter a |
 # | $z_a$ | size of the axis after the letter is doubled | whole number | `doubled` | $z_a$ |
 # | $q_a$ | slope of the axis along the letter | fraction | `slope` | slope |
-# | $c$ | factor or remainder in the name of an axis | fraction | `c` | factor c |
+# | $c$ | factor of a product of letters | fraction | `c` | factor c |
+# | $r$ | remainder of a sum or product | whole number | `rest` | remainder r |
+# | $z_3$ | size of the axis after all letters are tripled | whole number | `tripled` | $z_3$ |
+# | $n$ | number of letters in a product | whole number | `growth` | number of letters n |
 
 # %% [markdown]
 # ## Code
@@ -298,8 +307,8 @@ equation = r"w = \max(0, 1 - |dx|)\,\text{max}"
 # %% [markdown]
 # It finds an $x$ and a $d$ that are not there: the characters stand inside `\max` and inside `dx`. A formula is
 # written in TeX, and TeX is made of **tokens**. The rules are few: a backslash and letters are a
-# command; the rest are single signs. One habit differs from TeX: we take a run of letters as one name, so that `dx` is a
-# symbol of its own. A product then needs a space between its letters, `t\,v`, which also reads better.
+# command; the rest are single signs. One habit differs from TeX: we take a run of letters as one name, so that
+# `dx` is a symbol of its own. A product then needs a space between its letters, `t\,v`, which also reads better.
 
 # %% tags=["promote"]
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[A-Za-z]+|\d+|\S")
@@ -324,7 +333,8 @@ def tex_tokens(tex: str) -> list[str]:
 # %% tags=["check"]
 assert tex_tokens("dx") == ["dx"], "a run of letters is one token"
 assert tex_tokens(r"\left( w_{ab}\,x \right)") == ["(", "w", "_", "ab", "x", ")"], "no spacing"
-assert tex_tokens(r"x_{12} \max") == ["x", "_", "12", r"\max"], "numbers and commands are tokens"
+assert tex_tokens(r"\frac{1}{n} \max") == [r"\frac", "1", "n", r"\max"], "no single braces"
+assert tex_tokens("2r x_{12}") == ["2", "r", "x", "_", "12"], "numbers are tokens of their own"
 assert tex_tokens("x_{k+1}") == ["x", "_", "{", "k", "+", "1", "}"], "braces of a group stay"
 
 # %%
@@ -355,16 +365,20 @@ class Symbol:
     figure: str
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The identifiers in the column *name in code*: `model.score` gives model and score."""
-        return tuple(re.findall(r"[^\W\d]\w*", self.code))
+    def names(self) -> list[str]:
+        """The identifiers in the column *name in code*; in backticks, where there are any."""
+        return re.findall(r"[^\W\d]\w*", " ".join(re.findall("`([^`]+)`", self.code)) or self.code)
 
 
 # %% tags=["promote"]
+def _markdown(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
 def markdown_tables(text: str) -> Iterator[list[list[str]]]:
     """The tables of a Markdown text, each a list of rows of cells; the head is the first row."""
     rows: list[list[str]] = []
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
+    for token in _markdown(text):
         if token.type == "tr_open":
             rows.append([])
         elif token.type == "inline" and rows:
@@ -380,17 +394,28 @@ for table in markdown_tables("Text.\n\n| a | b |\n| --- | --- |\n| 1 | $x$ |\n\n
 
 
 # %% [markdown]
-# Two symbols may begin alike, $w$ and $w_{ab}$. `symbols_in` takes the longest that fits at each
-# place, so that an equation with $w_{ab}$ alone does not count for $w$.
+# One symbol may hold another: $w$ and $w_{ab}$, or $x$ and $\hat x$. At each place of a formula the longest symbol
+# that fits is taken, and a letter under a hat or in another font is another symbol. So an equation with
+# $w_{ab}$ and $\hat x$ does not count for $w$ and $x$.
 
 
 # %% tags=["promote"]
+_DECORATION = set(
+    re.findall(
+        r"\S+",
+        r"\hat \widehat \bar \overline \tilde \widetilde \vec \dot \ddot \mathbf \boldsymbol \bm"
+        r" \mathcal \mathbb \mathrm \mathsf \operatorname \text",
+    )
+)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The symbols of a text, each with its name in every form.
 
     Raises:
-        ValueError: there is no symbol, a symbol is given twice, or a cell is empty.
+        ValueError: there is no symbol, a symbol is given twice or is none, a cell is empty, or the
+            name in code is none.
     """
 
     symbols: tuple[Symbol, ...]
@@ -398,13 +423,11 @@ class Ledger:
     def __post_init__(self):
         if not self.symbols:
             raise ValueError("ledger: got no symbol, expected at least one row")
+        seen: list[list[str]] = []
         for number, row in enumerate(self.symbols, start=1):
-            if blank := [
-                name for name, cell in zip(LEDGER_COLUMNS, _cells(row), strict=True) if not cell
-            ]:
-                raise ValueError(f"ledger, row {number} ({row.symbol!r}): {blank[0]!r} is empty")
-            if row.symbol in [other.symbol for other in self.symbols[: number - 1]]:
-                raise ValueError(f"ledger, row {number}: {row.symbol!r} has a row already")
+            if wrong := _wrong_with(row, seen):
+                raise ValueError(f"ledger, row {number} ({row.symbol!r}): {wrong}")
+            seen.append(tex_tokens(row.symbol))
 
     @classmethod
     def parse(cls, markdown: str) -> "Ledger":
@@ -419,24 +442,46 @@ class Ledger:
         rows = [row for table in tables for row in table[1:]]
         return cls(tuple(Symbol(row[0].strip("$ "), *row[1:]) for row in rows))
 
-    def symbols_in(self, tex: str) -> set[str]:
-        """The symbols that stand in a formula; at each place only the longest that fits."""
-        text, found = tex_tokens(tex), set()
-        known = {row.symbol: tex_tokens(row.symbol) for row in self.symbols}
-        for start in range(len(text)):
-            here = [s for s, tokens in known.items() if text[start : start + len(tokens)] == tokens]
-            found |= {max(here, key=lambda symbol: len(known[symbol]))} if here else set()
+    @cached_property
+    def _tokens(self) -> dict[str, list[str]]:
+        return {row.symbol: tex_tokens(row.symbol) for row in self.symbols}
+
+    def places(self, tex: str) -> list[tuple[int, str]]:
+        """The symbols in a formula, each with the number of its first token, counted from 0."""
+        text, found, start = tex_tokens(tex), [], 0
+        while start < len(text):
+            decorated = start > 0 and text[start - 1] in _DECORATION
+            here = [
+                symbol
+                for symbol, tokens in self._tokens.items()
+                if not decorated and text[start : start + len(tokens)] == tokens
+            ]
+            if here:
+                longest = max(here, key=lambda symbol: len(self._tokens[symbol]))
+                found.append((start, longest))
+            start += len(self._tokens[longest]) if here else 1
         return found
 
+    def symbols_in(self, tex: str) -> set[str]:
+        """The symbols that stand in a formula."""
+        return {symbol for _, symbol in self.places(tex)}
 
-def _cells(row: Symbol) -> tuple[str, ...]:
-    return row.symbol, row.meaning, row.shape, row.code, row.figure
+
+def _wrong_with(row: Symbol, seen: Sequence[list[str]]) -> str | None:
+    cells = (row.symbol, row.meaning, row.shape, row.code, row.figure)
+    if "" in cells:
+        return f"{LEDGER_COLUMNS[cells.index('')]!r} is empty"
+    if "$" in row.symbol:
+        return "expected one formula, such as $x$"
+    if tex_tokens(row.symbol) in seen:
+        return "this symbol has a row already"
+    return None if row.names else f"name in code: got {row.code!r}, expected a name such as `x`"
 
 
 # %%
 ledger = Ledger.parse(BLEND.replace("# |", "|"))
 print(ledger.symbols[2])
-ledger.symbols_in(r"m = (1 - t)\,u + t\,v"), ledger.symbols_in(r"\text{tv}")
+ledger.places(r"m = (1 - t)\,u + t\,v"), ledger.places(r"\hat{m}")
 
 # %% [markdown]
 # ### The four forms of a lesson
@@ -464,42 +509,49 @@ class Line:
     code: frozenset[str]
 
     @classmethod
-    def read(cls, lesson: str) -> "Line":
-        """Take a lesson apart: the text of its `.py`, cells in jupytext's percent format.
+    def read(cls, text: str) -> "Line":
+        """Take a text apart: a lesson's `.py`, cells in jupytext's percent format, or Markdown.
 
-        The figure is read from the strings in cells tagged `figure`, the code from cells tagged
-        `promote`, or from all of them in a lesson that promotes nothing.
+        Of a lesson, the figure is read from the strings in cells tagged `figure`, the code from
+        cells tagged `promote`, or from all of them where none is. Of Markdown, the figure is read
+        from the descriptions of its images, the code from its fenced blocks.
 
         Raises:
             ValueError: there is no ledger, or a code cell is not Python.
         """
-        import jupytext  # takes a second, and reading a ledger or tracing a module needs none
-
-        cells = jupytext.reads(lesson, fmt="py:percent").cells
-        prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        code = [cell for cell in cells if cell.cell_type == "code"]
-        final = _tagged(code, "promote") or [cell.source for cell in code]
+        prose, drawing, final = _cells(text) if "# %%" in text else _blocks(text)
+        plain = _without_code(prose)
         return cls(
             Ledger.parse(prose),
-            tuple(_sentences(prose)),
-            tuple(text for source in _tagged(code, "figure") for text in _strings(source)),
-            tuple(e for e in re.findall(r"\$\$(.+?)\$\$", prose, re.DOTALL) if r"\tag" in e),
+            tuple(_sentences(plain)),
+            tuple(drawing),
+            tuple(e for e in re.findall(r"\$\$(.+?)\$\$", plain, re.DOTALL) if r"\tag" in e),
             frozenset(name for source in final for name in _identifiers(source)),
         )
 
-    def levels(self, form: str) -> dict[str, int]:
-        """How far one form carries each symbol: 0 leaves it out, 1 uses it, 2 says what it is.
+    @cached_property
+    def levels(self) -> dict[str, dict[str, int]]:
+        """How far each form carries each symbol, Equation 1, as `levels[form][symbol]`.
 
-        Equation 1. Raises ValueError for a form that is none of `FORMS`.
+        0: the form leaves the symbol out; 1: it uses it; 2: it says what it is.
         """
-        if form not in FORMS:
-            raise ValueError(f"form: got {form!r}, expected one of {', '.join(FORMS)}")
-        level = {"words": _in_words, "figure": _on_figure, "formula": _in_formula, "code": _in_code}
-        return {row.symbol: level[form](self, row) for row in self.ledger.symbols}
+        return {
+            "words": _in_words(self),
+            "figure": _on_figure(self),
+            "formula": _in_formula(self),
+            "code": {
+                row.symbol: int(self.code.issuperset(row.names)) for row in self.ledger.symbols
+            },
+        }
 
     def lost_without(self, form: str) -> set[str]:
-        """The symbols that no other form explains once `form` is deleted, Equation 2."""
-        others = [self.levels(other) for other in EXPLAINING if other != form]
+        """The symbols that no other form explains once `form` is deleted, Equation 2.
+
+        Raises ValueError for a form that explains nothing, or is none.
+        """
+        if form not in EXPLAINING:
+            raise ValueError(f"form: got {form!r}, expected one of {', '.join(EXPLAINING)}")
+        others = [self.levels[other] for other in EXPLAINING if other != form]
         symbols = {row.symbol for row in self.ledger.symbols}
         return {symbol for symbol in symbols if all(level[symbol] < 2 for level in others)}
 
@@ -513,24 +565,55 @@ class Line:
 
 
 # %% [markdown]
-# Prose first. Tables and code do not count as prose, displayed equations neither; the parser tells
-# them apart.
+# The text comes apart in two steps. First its cells: prose, the texts of the figures, the final code. (The second
+# function reads plain Markdown, such as a README, in which images and fenced blocks take the place of cells.)
 
 
 # %% tags=["promote"]
+def _cells(lesson: str) -> tuple[str, list[str], list[str]]:
+    """The prose of a lesson, the strings of its figures, and the cells of its final code."""
+    import jupytext  # takes a second, and tracing a module needs none
+
+    cells = jupytext.reads(lesson, fmt="py:percent").cells
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    code = [
+        (cell.source, cell.metadata.get("tags", ())) for cell in cells if cell.cell_type == "code"
+    ]
+    drawing = [text for source, tags in code if "figure" in tags for text in _strings(source)]
+    final = [source for source, tags in code if "promote" in tags]
+    return prose, drawing, final or [source for source, _ in code]
+
+
+def _blocks(markdown: str) -> tuple[str, list[str], list[str]]:
+    """The same of a Markdown text: itself, the descriptions of its images, its code blocks."""
+    tokens = _markdown(markdown)
+    inline = [child for token in tokens for child in token.children or ()]
+    images = [child.content for child in inline if child.type == "image"]
+    return markdown, images, [token.content for token in tokens if token.type == "fence"]
+
+
+# %% [markdown]
+# Then the sentences. Tables and code do not count as prose, displayed equations neither.
+
+
+# %% tags=["promote"]
+def _without_code(markdown: str) -> str:
+    r"""The text without code and without `\$`, whose dollar signs open no formula."""
+    return re.sub(r"```.*?```|`[^`\n]*`|\\\$", " ", markdown, flags=re.DOTALL)
+
+
 def _sentences(markdown: str) -> Iterator[str]:
-    """The sentences of the prose, without tables, code, displayed equations and HTML."""
-    text = re.sub(r"\$\$.+?\$\$", " ", markdown, flags=re.DOTALL)
+    """The sentences of the prose, without tables and displayed equations."""
     inside_table = False
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
+    for token in _markdown(re.sub(r"\$\$.+?\$\$", " ", markdown, flags=re.DOTALL)):
         inside_table = token.type == "table_open" or (inside_table and token.type != "table_close")
         if token.type == "inline" and not inside_table:
-            yield from re.split(r"(?<=[.!?])\s+", re.sub(r"`[^`]*`", "", token.content))
+            yield from filter(None, re.split(r"(?<=[.!?])\s+", token.content))
 
 
 # %%
-for sentence in list(_sentences(BLEND.replace("\n# ", "\n"))):
-    print("·", " ".join(sentence.split())[:90])
+table = "| a table |\n| --- |\n| with $t$ |"
+list(_sentences(f"The fraction $t$ grows. So does the blend $m$.\n\n$$ m = t $$\n\n{table}"))
 
 # %% [markdown]
 # Then what stands on a figure: the strings of the cell that draws it, such as `"fraction t"`. Its
@@ -538,10 +621,6 @@ for sentence in list(_sentences(BLEND.replace("\n# ", "\n"))):
 
 
 # %% tags=["promote"]
-def _tagged(cells: Sequence[Any], tag: str) -> list[str]:
-    return [cell.source for cell in cells if tag in cell.metadata.get("tags", ())]
-
-
 def _strings(source: str) -> Iterator[str]:
     """The strings of a code cell that can stand on a figure: no docstring, no alternative text."""
     tree = _parsed(source)
@@ -578,11 +657,15 @@ def _identifiers(source: str) -> Iterator[str]:
 
 
 def _parsed(source: str) -> ast.Module:
-    try:
-        return ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
-    except (SyntaxError, ValueError) as error:
-        line = source.splitlines()[(getattr(error, "lineno", None) or 1) - 1]
-        raise ValueError(f"lesson: a code cell is not Python at {line!r}: {error}") from None
+    """The cell as Python; without IPython's `%magic` and `!command` lines where it has any."""
+    bare = re.sub(r"^%%.*|^[%!].*$", "", source, flags=re.MULTILINE)
+    for text in (source, "" if source.startswith("%%") else bare):
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError) as caught:
+            error = caught
+    line = (source.splitlines() or [""])[(getattr(error, "lineno", None) or 1) - 1]
+    raise ValueError(f"text: a code cell is not Python at {line!r}: {error}") from None
 
 
 # %%
@@ -592,8 +675,13 @@ list(
     )
 )
 
+# %%
+parts = Line.read(BLEND)
+print(parts.figure)
+print(sorted(parts.code))
+
 # %% [markdown]
-# Now the rules of the table above, one function a form. Each returns a level. A **content word** is a
+# Now the rules of the table above, one function a form. A **content word** is a
 # word of three letters or more that is not one of the small words every sentence holds.
 
 # %% tags=["promote"]
@@ -604,7 +692,6 @@ _SMALL_WORDS = frozenset(
         " their was were any other between after before when where whose they them two only same",
     )
 )
-_RELATION = re.compile(r"\\approx|\\in(?![A-Za-z])|\\sim|:=|=")
 
 
 # %% tags=["promote", "exercise"]
@@ -621,41 +708,46 @@ def content_words(text: str) -> set[str]:
 
 
 # %% tags=["check"]
-assert content_words("The Blend of two colours") == {"blend", "colour"}, "small letters, no s"
+assert content_words("The Maps of two colours") == {"map", "colour"}, "small letters, no plural s"
 assert content_words("it is $blend$ at") == set(), "formulas and short words do not count"
-
+assert content_words("$a$ gain, $b$ loss") == {"gain", "los"}, "what is between formulas counts"
+assert content_words("from all each") == set(), "small words do not count"
 
 # %% tags=["promote"]
-def _in_words(line: Line, row: Symbol) -> int:
-    level = 0
+_RELATION = re.compile(r"\\approx|\\in(?![A-Za-z])|\\sim(?![A-Za-z])|\\leftarrow|:=|=|≈|∈")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[^}]*\}")
+
+
+def _in_words(line: Line) -> dict[str, int]:
+    level = {row.symbol: 0 for row in line.ledger.symbols}
+    meaning = {row.symbol: content_words(row.meaning) for row in line.ledger.symbols}
     for sentence in line.words:
-        formulas = re.findall(r"\$([^$]+)\$", sentence)
-        if any(row.symbol in line.ledger.symbols_in(formula) for formula in formulas):
-            level = max(level, 2 if content_words(sentence) & content_words(row.meaning) else 1)
+        said = content_words(sentence)
+        for formula in re.findall(r"\$([^$]+)\$", sentence):
+            for symbol in line.ledger.symbols_in(formula):
+                level[symbol] = max(level[symbol], 2 if said & meaning[symbol] else 1)
     return level
 
 
-def _on_figure(line: Line, row: Symbol) -> int:
-    label = re.compile(rf"(?<!\w){re.escape(row.figure)}(?!\w)")
-    if not any(label.search(text) for text in line.figure):
-        return 0
-    return 2 if content_words(row.figure) & content_words(row.meaning) else 1
+def _on_figure(line: Line) -> dict[str, int]:
+    level = {}
+    for row in line.ledger.symbols:
+        label = re.compile(rf"(?<!\w){re.escape(row.figure)}(?!\w)")
+        named = content_words(row.figure) & content_words(row.meaning)
+        level[row.symbol] = (2 if named else 1) if any(map(label.search, line.figure)) else 0
+    return level
 
 
-def _in_formula(line: Line, row: Symbol) -> int:
-    level = 0
+def _in_formula(line: Line) -> dict[str, int]:
+    level = {row.symbol: 0 for row in line.ledger.symbols}
     for equation in line.formula:
-        for part in re.split(r"\\\\|\\q?quad", equation):
+        for part in re.split(r"\\\\|\\q?quad", _ENVIRONMENT.sub(" ", equation)):
             left, *right = _RELATION.split(part, maxsplit=1)
-            if right and row.symbol in line.ledger.symbols_in(left):
-                level = 2
-            elif row.symbol in line.ledger.symbols_in(part):
-                level = max(level, 1)
+            for symbol in line.ledger.symbols_in(part):
+                # What the left side opens with is given; what follows there are its arguments.
+                given = right and (0, symbol) in line.ledger.places(left)
+                level[symbol] = max(level[symbol], 2 if given else 1)
     return level
-
-
-def _in_code(line: Line, row: Symbol) -> int:
-    return 1 if row.names and line.code.issuperset(row.names) else 0
 
 
 # %% [markdown]
@@ -663,13 +755,13 @@ def _in_code(line: Line, row: Symbol) -> int:
 
 
 # %% tags=["promote"]
-def check_line(lesson: str, figures: Sequence[Figure] | None = None) -> Line:
-    """Check that words, figure, formula and code of a lesson are one line.
+def check_line(text: str, labels: Sequence[str] | None = None) -> Line:
+    """Check that words, figure, formula and code of a text are one line.
 
     Args:
-        lesson: the text of a lesson, cells in jupytext's percent format.
-        figures: the lesson's figures as matplotlib drew them. With them, labels are looked for in
-            what the figures show, without them in the strings of the cells that draw them.
+        text: a lesson, cells in jupytext's percent format, or Markdown.
+        labels: the texts that stand on the figures, as `kit.drawing.figure_texts` reads them off.
+            Without them, all strings of the cells that draw the figures count.
 
     Returns:
         the line; its `findings` are empty when each symbol of the ledger stands in all four forms
@@ -678,19 +770,11 @@ def check_line(lesson: str, figures: Sequence[Figure] | None = None) -> Line:
     Raises:
         ValueError: the text holds no ledger, the ledger is broken, or a code cell is not Python.
     """
-    line = Line.read(lesson)
-    if figures is None:
-        return line
-    return replace(line, figure=tuple(t for figure in figures for t in drawn_texts(figure)))
-
-
-def drawn_texts(figure: Figure) -> list[str]:
-    """The texts that a matplotlib figure shows: titles, labels, ticks, notes."""
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text().strip()]
+    line = Line.read(text)
+    return line if labels is None else replace(line, figure=tuple(labels))
 
 
 def _findings(line: Line) -> Iterator[str]:
-    levels = {form: line.levels(form) for form in FORMS}
     where = {
         "words": "no sentence holds ${0.symbol}$",
         "figure": "no label on the figure reads {0.figure!r}",
@@ -699,20 +783,19 @@ def _findings(line: Line) -> Iterator[str]:
     }
     for row in line.ledger.symbols:
         for form in FORMS:
-            if levels[form][row.symbol] == 0:
+            if line.levels[form][row.symbol] == 0:
                 yield f"{form}: {where[form].format(row)} ({row.meaning})"
-        if all(levels[form][row.symbol] < 2 for form in EXPLAINING):
+        if all(line.levels[form][row.symbol] < 2 for form in EXPLAINING):
             yield f"${row.symbol}$ is explained nowhere: the ledger calls it {row.meaning!r}"
 
 
 def _report(line: Line) -> str:
-    marks, levels = "×○●", {form: line.levels(form) for form in FORMS}
     lost = {form: line.lost_without(form) for form in EXPLAINING}
     rows = ["| symbol | " + " | ".join(FORMS) + " | lost without |", "| --- " * 6 + "|"]
     for row in line.ledger.symbols:
-        cells = [marks[levels[form][row.symbol]] for form in FORMS]
+        marks = ["×○●"[line.levels[form][row.symbol]] for form in FORMS]
         without = ", ".join(form for form in EXPLAINING if row.symbol in lost[form]) or "–"
-        rows.append(f"| ${row.symbol}$ | " + " | ".join([*cells, without]) + " |")
+        rows.append(f"| ${row.symbol}$ | " + " | ".join([*marks, without]) + " |")
     return "\n".join(rows) + "\n\n● says what it is, ○ uses it, × leaves it out"
 
 
@@ -729,7 +812,7 @@ blend_line
 {form: sorted(blend_line.lost_without(form)) for form in EXPLAINING}
 
 # %% [markdown]
-# And the other way round: whatever the words lose is found. We take the fraction $t$ out of one form after
+# And the other way round: whatever a form loses is found. We take the fraction $t$ out of one form after
 # the other.
 
 # %%
@@ -746,15 +829,15 @@ for form, text in broken.items():
 
 # %% [markdown]
 # The labels can also be read off the figure itself, as matplotlib drew it, and not from the code
-# that draws it.
+# that draws it. The tests of this course do that, with the figures in its notebooks.
 
 # %%
-print(drawn_texts(strip))
-check_line(BLEND, figures=[strip]).findings
+print(figure_texts(strip))
+check_line(BLEND, labels=figure_texts(strip)).findings
 
 # %% [markdown]
-# The chart that opened the lesson. Symbols are drawn by matplotlib's own reader of formulas; what it
-# does not know is written as plain text.
+# The chart that opened the lesson. (Skip such drawing code on a first reading.) Symbols are drawn by matplotlib's
+# own reader of formulas; what it does not know is written as plain text.
 
 
 # %% tags=["promote"]
@@ -764,23 +847,22 @@ def draw_line(line: Line, size: tuple[float, float] | None = None) -> Figure:
     A filled dot says what the symbol is, a ring uses it, a cross leaves it out; a square marks a
     symbol that is lost without a form. `size` is width and height in inches.
     """
-    rows = line.ledger.symbols
+    rows = [row.symbol for row in line.ledger.symbols]
     width, height = size or (6.5, 0.9 + 0.24 * len(rows))
     figure, axes = canvas(width=width, height=height)
     for x, form in enumerate(FORMS):
-        for y, level in enumerate(line.levels(form).values()):
-            _draw_mark(axes, x, y, level)
+        for y, symbol in enumerate(rows):
+            _draw_mark(axes, x, y, line.levels[form][symbol])
     for x, form in enumerate(EXPLAINING, start=len(FORMS) + 1):
-        for y in (y for y, row in enumerate(rows) if row.symbol in line.lost_without(form)):
-            axes.plot(x, y, "s", color=COLOURS["bad"], markersize=7)
+        for symbol in line.lost_without(form):
+            axes.plot(x, rows.index(symbol), "s", color=COLOURS["bad"], markersize=7)
     places = [*range(len(FORMS)), *range(len(FORMS) + 1, len(FORMS) + 4)]
     axes.set_xticks(places, [*FORMS, *(f"without\n{form}" for form in EXPLAINING)])
-    axes.set_yticks(range(len(rows)), [_as_mathtext(row.symbol) for row in rows])
+    axes.set_yticks(range(len(rows)), [_as_mathtext(symbol) for symbol in rows])
     axes.set(xlim=(-0.5, places[-1] + 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.hlines(
-        [y + 0.5 for y in range(len(rows) - 1)], -0.5, places[-1] + 0.5, "0.9", linewidth=0.6
-    )
+    for y in range(len(rows) - 1):
+        axes.axhline(y + 0.5, color="0.9", linewidth=0.6)
     axes.axvline(len(FORMS), color="0.6", linewidth=0.8)
     axes.spines[:].set_visible(False)
     return figure
@@ -796,17 +878,17 @@ def _as_mathtext(symbol: str) -> str:
     try:
         MathTextParser("path").parse(f"${symbol}$")
     except ValueError:  # TeX that matplotlib does not know
-        return symbol.replace("$", "")
+        return symbol
     return f"${symbol}$"
 
 
 # %% [markdown]
 # ### Name an axis
 #
-# Equations 3 and 4. `letters` holds the sizes of the input's axes, `doubled` the size of the axis
-# in question after each of them was doubled. The slope is a fraction, kept exact with Python's
-# `Fraction`. An axis that answers to no letter is looked up among the sizes that the module fixes;
-# where two names fit, neither is taken.
+# Equations 3 to 5. `letters` holds the sizes of the input's axes, `doubled` the size of the axis
+# in question after each of them was doubled, `tripled` its size after all of them were tripled at once. Fractions are
+# kept exact with Python's `Fraction`. Both readings of Equation 4 are tried; the first that predicts the third run
+# gives the name. An axis that answers to no letter is looked up among the sizes that the reader has named.
 
 
 # %% tags=["promote"]
@@ -817,48 +899,65 @@ def _term(factor: Fraction, letters: str) -> str:
     return f"{top}{letters}{below}"
 
 
+def _sum(terms: Mapping[str, Fraction], rest: Fraction) -> str:
+    """Terms and a remainder as one reads them: H/2 − 1, H·W/64 + 1, 24 − H."""
+    parts = sorted([*((c, a) for a, c in terms.items()), (rest, "")], key=lambda part: part[0] < 0)
+    text = "".join(f" {'−' if c < 0 else '+'} {_term(abs(c), a)}" for c, a in parts if c)
+    return text.removeprefix(" + ").replace(" − ", "−", 1) if parts[0][0] < 0 else text[3:]
+
+
 # %% tags=["promote", "exercise"]
 def axis_name(
-    size: int, letters: Mapping[str, int], doubled: Mapping[str, int], fixed: Mapping[str, int]
+    size: int,
+    letters: Mapping[str, int],
+    doubled: Mapping[str, int],
+    tripled: int,
+    fixed: Mapping[str, int],
 ) -> str:
-    """The name of an axis, from its size and its sizes after each input axis was doubled.
+    """The name of an axis, from its sizes in several runs; Equations 3 to 5.
 
     Args:
         size: the size z of the axis in the first run.
-        letters: the size of each axis of the input, by its letter.
-        doubled: the size of the axis after a letter was doubled, for each letter that can be.
-        fixed: sizes that the module decides on, by their letter.
+        letters: the size of each axis of the input, by its letter; none of them 0.
+        doubled: the size of the axis after a letter was doubled, for each letter.
+        tripled: the size of the axis after all these letters were tripled at once.
+        fixed: sizes that have a name of their own, by their letter.
 
     Returns:
-        a letter, a multiple such as `H/2`, a product, a sum such as `H + N − 2`, or the size.
-        Equations 3 and 4.
+        a letter, a multiple such as `H/2`, a product, a sum such as `H + N − 2`, or, where no such
+        name predicts the tripled run, the size.
 
-    >>> axis_name(24, {"H": 48}, {"H": 48}, {"D": 16})
+    >>> axis_name(24, {"H": 48}, {"H": 48}, 72, {"D": 16})
     'H/2'
-    >>> axis_name(16, {"H": 48}, {"H": 16}, {"D": 16})
+    >>> axis_name(16, {"H": 48}, {"H": 16}, 16, {"D": 16})
     'D'
     """
-    slope = {a: Fraction(z - size, letters[a]) for a, z in doubled.items() if z != size}
-    if not slope:
+    growth = {a: z - size for a, z in doubled.items() if z != size}
+    if not growth:
         names = [name for name, value in fixed.items() if value == size]
-        return names[0] if len(names) == 1 else str(size)
-    if all(doubled[a] == 2 * size for a in slope):
-        c = Fraction(size, prod(letters[a] for a in slope))
-        return _term(c, "·".join(slope))
-    c = size - sum(q * letters[a] for a, q in slope.items())
-    name = " + ".join(_term(q, a) for a, q in slope.items())
-    sign = "+" if c > 0 else "−"
-    return name if c == 0 else f"{name} {sign} {_term(abs(c), '')}"
+        return names[0] if len(names) == 1 and tripled == size else str(size)
+    slope = {a: Fraction(growth[a], letters[a]) for a in growth}
+    sum_rest = size - sum(growth.values())
+    if tripled == sum_rest + 3 * sum(growth.values()):
+        return _sum(slope, Fraction(sum_rest))
+    product = prod(letters[a] for a in growth)
+    c, rest = Fraction(min(growth.values()), product), size - min(growth.values())
+    if len(set(growth.values())) == 1 and tripled == 3 ** len(growth) * c * product + rest:
+        return _sum({"·".join(growth): c}, Fraction(rest))
+    return str(size)
 
 
 # %% tags=["check"]
 two = {"H": 48, "W": 72}
-assert axis_name(24, two, {"H": 48, "W": 24}, {}) == "H/2", "half of H"
-assert axis_name(864, two, {"H": 1728, "W": 1728}, {}) == "H·W/4", "a quarter of the product"
-assert axis_name(120, two, {"H": 168, "W": 192}, {}) == "H + W", "a sum"
-assert axis_name(46, two, {"H": 94, "W": 46}, {}) == "H − 2", "a convolution without padding"
-assert axis_name(72, two, {"H": 72, "W": 72}, {"D": 72}) == "D", "72, and yet not W"
-assert axis_name(7, two, {"H": 7, "W": 7}, {"D": 7, "K": 7}) == "7", "two names fit: take none"
+assert axis_name(24, two, {"H": 48, "W": 24}, 72, {}) == "H/2", "half of H"
+assert axis_name(864, two, {"H": 1728, "W": 1728}, 7776, {}) == "H·W/4", "a quarter of the product"
+assert axis_name(55, two, {"H": 109, "W": 109}, 487, {}) == "H·W/64 + 1", "and one more"
+assert axis_name(120, two, {"H": 168, "W": 192}, 360, {}) == "H + W", "a sum"
+assert axis_name(46, two, {"H": 94, "W": 46}, 142, {}) == "H − 2", "a convolution without padding"
+assert axis_name(98, two, {"H": 194, "W": 98}, 290, {}) == "2H + 2", "twice H, and 2"
+assert axis_name(72, two, {"H": 72, "W": 72}, 72, {"D": 72}) == "D", "72, and yet not W"
+assert axis_name(7, two, {"H": 7, "W": 7}, 7, {"D": 7, "K": 7}) == "7", "two names fit: take none"
+assert axis_name(2304, two, {"H": 9216, "W": 2304}, 20736, {}) == "2304", "a square: no such name"
 
 # %% [markdown]
 # ### Listen to a module
@@ -885,9 +984,11 @@ print_shapes(network, photo)
 # not in the data. It forgets its hooks when the module raises. It counts only one input, and
 # dictionaries not at all. And in training mode the run would change the module it looks at.
 #
-# The arrows are measured like the shapes. Each tensor carries a label: the stage it came from. Between
+# The arrows are measured like the shapes. Each tensor carries a **label**: the stages whose results went into it. Between
 # the stages PyTorch applies functions (the `+` and the `mean` of our network), and a
-# `TorchFunctionMode` is told of each of them: what comes out inherits the labels of all that went in.
+# `TorchFunctionMode` is told of each of them: what comes out inherits the labels of all that went in. Two kinds of
+# functions need care. One that writes in place, such as `add_` or `x[0] = …`, passes its labels to the tensor it
+# writes into; one that takes a shape only, such as `zeros_like`, passes none.
 
 
 # %% tags=["promote"]
@@ -895,48 +996,68 @@ Shape = tuple[int, ...]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value: itself, or those in its tuples, lists and dictionaries."""
+    """The tensors in a value: itself, or those in its collections and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, tuple | list | set):
         for item in value:
             yield from _tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors([getattr(value, field.name) for field in fields(value)])
 
 
 def _shapes(value: Any) -> tuple[Shape, ...]:
     return tuple(tuple(tensor.shape) for tensor in _tensors(value))
 
 
-def _sources(value: Any) -> frozenset[int]:
-    """The stages whose results went into a value."""
-    return frozenset().union(*(getattr(t, "_sources", ()) for t in _tensors(value)))
+class _Labels(TorchFunctionMode):
+    """Which stages went into each tensor; while active, results of torch functions inherit it."""
 
+    def __init__(self):
+        super().__init__()
+        # Weak references, so that a long run need not keep its intermediate tensors.
+        self.table: dict[int, tuple[weakref.ref, frozenset[int]]] = {}
 
-def _label(value: Any, sources: frozenset[int]) -> None:
-    for tensor in _tensors(value):
-        tensor._sources = sources
+    def of(self, value: Any) -> frozenset[int]:
+        found: frozenset[int] = frozenset()
+        for tensor in _tensors(value):
+            reference, sources = self.table.get(id(tensor), (lambda: None, found))
+            found |= sources if reference() is tensor else frozenset()
+        return found
 
-
-class _Inherit(TorchFunctionMode):
-    """While it is active, the result of a torch function carries the labels of its arguments."""
+    def put(self, value: Any, sources: frozenset[int]) -> None:
+        for tensor in _tensors(value):
+            self.table[id(tensor)] = (weakref.ref(tensor), sources)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if sources := _sources([args, kwargs or {}]):
-            for tensor in _tensors(result):
-                tensor._sources = getattr(tensor, "_sources", frozenset()) | sources
+        name = getattr(function, "__name__", "")
+        sources = self.of([args, kwargs or {}])
+        if not sources or name.endswith("_like") or name.startswith("new_"):
+            return result
+        for tensor in [*_tensors(result), *(_written(args) if _IN_PLACE.fullmatch(name) else ())]:
+            self.put(tensor, self.of(tensor) | sources)
         return result
 
 
+_IN_PLACE = re.compile(r"__setitem__|__i[a-z]+__|[a-z]\w*(?<!_)_")
+
+
+def _written(args: Sequence[Any]) -> list[Tensor]:
+    """The tensor that a function in place writes into, and the one it is a view of."""
+    return [t for t in (args[0], getattr(args[0], "_base", None)) if isinstance(t, Tensor)]
+
+
 # %%
-start = torch.ones(2)
-start._sources = frozenset({7})
-with _Inherit():
-    result = torch.cat([start * 2, torch.zeros(3)]).mean()
-result._sources
+start, buffer, labels = torch.ones(2), torch.zeros(4), _Labels()
+labels.put(start, frozenset({7}))
+with labels:
+    joined = torch.cat([start * 2, torch.zeros(3)]).mean()
+    buffer[:2] = start
+    empty = torch.zeros_like(start)
+[labels.of(tensor) for tensor in (joined, buffer, empty)]
 
 
 # %% [markdown]
@@ -982,69 +1103,78 @@ class Stage:
     gives_named: tuple[tuple[str, ...], ...] = ()
 
 
-def _stage_modules(
-    module: nn.Module, depth: int, prefix: str = ""
-) -> Iterator[tuple[str, nn.Module]]:
+# %% tags=["promote"]
+def _parts(module: nn.Module, depth: int, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The submodules at a depth, and those above it that have no parts of their own."""
     for name, part in module.named_children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
-            yield from _stage_modules(part, depth, f"{prefix}{name}.")
+            yield from _parts(part, depth, f"{prefix}{name}.")
         elif depth == 1 or not any(part.children()):
             yield prefix + name, part
         else:
-            yield from _stage_modules(part, depth - 1, f"{prefix}{name}.")
+            yield from _parts(part, depth - 1, f"{prefix}{name}.")
+
+
+def _kind(part: nn.Module) -> str:
+    named = part.function if isinstance(part, Step) else type(part)
+    return getattr(named, "__name__", type(named).__name__)
 
 
 # %% [markdown]
-# One run under hooks. The module is put into evaluation mode and left as it was; random numbers that
-# the run draws are given back.
+# One run under hooks. The module is put into evaluation mode, the run computes no gradients and works on copies of the
+# inputs; modes, hooks and torch's random numbers are given back afterwards.
 
 
 # %% tags=["promote"]
 def _run(module: nn.Module, inputs: Sequence[Any], keywords: Mapping, depth: int) -> list[Stage]:
     """The stages of one run, in the order in which they ran: inputs, submodules, output."""
-    given = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
-    stages = [
-        Stage(name, "input", (), _shapes(value), frozenset())
-        for name, value in zip(_argument_names(module, len(given)), given, strict=True)
-        if isinstance(value, Tensor)
-    ]
-    for position, value in enumerate(x for x in given if isinstance(x, Tensor)):
-        _label(value, frozenset({position}))
-
-    def hook_for(name: str) -> Callable:
-        def hook(part, args, kwargs, result):
-            kind = part.function.__name__ if isinstance(part, Step) else type(part).__name__
-            count = sum(p.numel() for p in part.parameters())
-            taken = [args, kwargs]
-            stages.append(
-                Stage(name, kind, _shapes(taken), _shapes(result), _sources(taken), 1, count)
-            )
-            _label(result, frozenset({len(stages) - 1}))
-
-        return hook
-
-    parts = dict(_stage_modules(module, depth)) or {type(module).__name__: module}
-    handles = [
-        part.register_forward_hook(hook_for(name), with_kwargs=True) for name, part in parts.items()
-    ]
+    given = [x.detach().clone() if isinstance(x, Tensor) else x for x in inputs]
+    names = zip(_argument_names(module, len(given)), given, strict=True)
+    entries = [(name, value) for name, value in names if isinstance(value, Tensor)]
+    stages = [Stage(name, "input", (), _shapes(value), frozenset()) for name, value in entries]
+    labels = _Labels()
+    for position, (_, value) in enumerate(entries):
+        labels.put(value, frozenset({position}))
     modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng(), _Inherit():
-            result = module(*given, **keywords)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo:
+        for name, part in _parts(module, depth) if any(module.children()) else [("", module)]:
+            for handle in _listen(part, name or type(module).__name__, stages, labels):
+                undo.callback(handle.remove)
         for part, training in modes.items():
-            part.training = training
-    return [*stages, Stage("output", "output", _shapes(result), (), _sources(result))]
+            undo.callback(setattr, part, "training", training)
+        module.eval()
+        for context in (torch.no_grad(), torch.random.fork_rng(), labels):
+            undo.enter_context(context)
+        result = module(*given, **keywords)
+        sources = labels.of(result)
+    return [*stages, Stage("output", "output", _shapes(result), (), sources)]
+
+
+def _listen(part: nn.Module, name: str, stages: list[Stage], labels: _Labels) -> Iterator[Any]:
+    """Hook onto a submodule: each call appends a stage and labels what comes out."""
+    kind, count, versions = _kind(part), sum(p.numel() for p in part.parameters()), {}
+
+    def before(part, args, kwargs):
+        versions.update({id(tensor): tensor._version for tensor in _tensors([args, kwargs])})
+
+    def after(part, args, kwargs, result):
+        taken = [args, kwargs]
+        given = (kind, _shapes(taken), _shapes(result), labels.of(taken))
+        stages.append(Stage(name, *given, parameters=count))
+        # What passes through unchanged gets an object of its own: the label is the stage's alone.
+        if isinstance(result, Tensor) and versions.get(id(result)) == result._version:
+            result = result.view_as(result)
+        labels.put(result, frozenset({len(stages) - 1}))
+        versions.clear()
+        return result
+
+    yield part.register_forward_pre_hook(before, with_kwargs=True)
+    yield part.register_forward_hook(after, with_kwargs=True)
 
 
 def _argument_names(module: nn.Module, count: int) -> list[str]:
-    names = [
-        p.name for p in signature(module.forward).parameters.values() if p.kind < p.VAR_POSITIONAL
-    ]
+    parameters = signature(module.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [*names, *(f"input {n}" for n in range(len(names), count))][:count]
 
 
@@ -1064,24 +1194,22 @@ def _folded(stages: Sequence[Stage]) -> tuple[Stage, ...]:
         if position == len(folded):
             folded.append(replace(stage, sources=sources))
         else:
-            before = folded[position]
-            folded[position] = replace(
-                before, sources=before.sources | sources, calls=before.calls + 1
-            )
+            same = folded[position]
+            folded[position] = replace(same, sources=same.sources | sources, calls=same.calls + 1)
     return tuple(folded)
 
 
 # %% [markdown]
 # Then the names. `axes` gives the letters of each input, as a string such as `"B C H W"`. For each letter the
 # run is repeated with that axis doubled. A module may refuse, as a convolution does for another number of
-# channels: then the module fixes that size.
+# channels; such a letter names the input's own axis and no other. The last run triples all the others at once.
 
 
 # %% tags=["promote"]
 def _letters(tensors: Sequence[Tensor], axes: Sequence[str]) -> dict[str, int]:
     """The size of each letter of the inputs' axes; numbers and `_` stand for no letter."""
-    if len(axes) != len(tensors):
-        raise ValueError(f"axes: got {len(axes)} strings, expected {len(tensors)}, one per tensor")
+    if len(axes) != len(tensors) or not all(isinstance(names, str) for names in axes):
+        raise ValueError(f"axes: got {axes!r}, expected {len(tensors)} strings, one per tensor")
     sizes: dict[str, int] = {}
     for number, (tensor, names) in enumerate(zip(tensors, axes, strict=True)):
         if len(names.split()) != tensor.ndim:
@@ -1090,58 +1218,68 @@ def _letters(tensors: Sequence[Tensor], axes: Sequence[str]) -> dict[str, int]:
                 f"whose shape is {tuple(tensor.shape)}"
             )
         for name, size in zip(names.split(), tensor.shape, strict=True):
-            if name.isdigit() or name == "_":
+            if not _is_letter(name):
                 continue
-            if sizes.setdefault(name, size) != size:
+            if size == 0 or sizes.setdefault(name, size) != size:
                 raise ValueError(
-                    f"axes: {name} is {sizes[name]} in one place and {size} in input {number}"
+                    f"axes: {name} is {sizes.get(name, 0)} in one place and {size} in input "
+                    f"{number}; expected one size, of 1 or more"
                 )
     return sizes
 
 
-def _with_doubled(inputs: Sequence[Any], axes: Sequence[str], letter: str) -> list[Any]:
-    remaining, doubled = iter(axes), []
+def _is_letter(name: str) -> bool:
+    return not name.isdigit() and name != "_"
+
+
+def _repeated(inputs: Sequence[Any], axes: Sequence[str], letters: Container[str], times: int):
+    """The inputs with the axes of these letters so many times as long."""
+    remaining, longer = iter(axes), []
     for value in inputs:
         if isinstance(value, Tensor):
-            for dim, name in enumerate(next(remaining).split()):
-                value = torch.cat([value, value], dim) if name == letter else value
-        doubled.append(value)
-    return doubled
+            counts = [times if name in letters else 1 for name in next(remaining).split()]
+            value = value.repeat(counts) if counts else value
+        longer.append(value)
+    return longer
 
 
-def _name_axes(
-    stages: Sequence[Stage],
-    runs: Mapping[str, Sequence[Stage]],
-    letters: Mapping[str, int],
-    fixed: Mapping[str, int],
-) -> list[Stage]:
-    """Give each axis of each stage its name, from the runs with one letter doubled each."""
+class _Rerun:
+    """Runs with other sizes of the input, and the names of axes that follow from them."""
 
-    def named(position: int, field: str) -> tuple[tuple[str, ...], ...]:
-        return tuple(
-            tuple(
-                axis_name(
-                    size,
-                    letters,
-                    {a: getattr(run[position], field)[n][k] for a, run in runs.items()},
-                    fixed,
-                )
-                for k, size in enumerate(shape)
-            )
-            for n, shape in enumerate(getattr(stages[position], field))
-        )
+    def __init__(self, stages: Sequence[Stage], letters: Mapping[str, int], rerun: Callable):
+        self.stages, self.letters, self.doubled = stages, letters, {}
+        for letter in letters:
+            if run := self._like_the_first(rerun, [letter], 2):
+                self.doubled[letter] = run
+        answering = list(self.doubled)
+        self.tripled = self._like_the_first(rerun, answering, 3) if answering else None
 
-    return [
-        replace(stage, takes_named=named(n, "takes"), gives_named=named(n, "gives"))
-        for n, stage in enumerate(stages)
-    ]
+    def _like_the_first(self, rerun: Callable, letters: list[str], times: int):
+        try:
+            run = rerun(letters, times)
+        except Exception:  # whatever a module raises for a size that it does not take
+            return None
+        return run if _outline(run) == _outline(self.stages) else None
+
+    def named(self, position: int, field: str, fixed: Mapping[str, int]) -> list[tuple[str, ...]]:
+        """The names of the axes of a stage's shapes, those in the field `takes` or `gives`."""
+
+        def size(run, n, k):
+            return getattr(run[position], field)[n][k]
+
+        def name(n, k):
+            if self.tripled is None:
+                return axis_name(size(self.stages, n, k), {}, {}, size(self.stages, n, k), fixed)
+            doubled = {a: size(run, n, k) for a, run in self.doubled.items()}
+            runs = (size(self.stages, n, k), self.letters, doubled, size(self.tripled, n, k))
+            return axis_name(*runs, fixed)
+
+        shapes = getattr(self.stages[position], field)
+        return [tuple(name(n, k) for k in range(len(shape))) for n, shape in enumerate(shapes)]
 
 
-def _same_calls(stages: Sequence[Stage], others: Sequence[Stage]) -> bool:
-    def outline(run):
-        return [(s.name, [len(x) for x in s.takes], [len(x) for x in s.gives]) for s in run]
-
-    return outline(stages) == outline(others)
+def _outline(run: Sequence[Stage]) -> list[tuple]:
+    return [(s.name, [len(x) for x in s.takes], [len(x) for x in s.gives]) for s in run]
 
 
 # %% tags=["promote"]
@@ -1158,6 +1296,12 @@ def _axes_text(names: Sequence[str]) -> str:
 class Pipeline:
     """A module as one run showed it: its stages from the inputs to the output.
 
+    Attributes:
+        title: the class of the module.
+        stages: inputs, submodules in the order in which they first ran, output.
+        never_ran: the parts of the module that the run did not call.
+        refused: the letters of the input's axes for which the module takes no other size.
+
     >>> run = Pipeline.trace(nn.Linear(3, 5), torch.zeros(2, 3), axes="B C", sizes={"D": 5})
     >>> [stage.name for stage in run.stages], run.stages[-1].takes, run.stages[-1].takes_named
     (['input', 'Linear', 'output'], ((2, 5),), (('B', 'D'),))
@@ -1165,6 +1309,8 @@ class Pipeline:
 
     title: str
     stages: tuple[Stage, ...]
+    never_ran: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     @classmethod
     def trace(
@@ -1179,41 +1325,46 @@ class Pipeline:
         """Run a module under forward hooks and measure each stage.
 
         Args:
-            module: run in evaluation mode, without gradients; it is left as it was.
-            inputs: what the module is called with; tensors and other values.
+            module: run in evaluation mode, without gradients; its mode, its hooks and torch's
+                random numbers are restored, buffers that it writes itself are not.
+            inputs: what the module is called with; tensors, copied, and values without tensors.
             axes: the letters of each tensor's axes, such as "B C H W", one string per tensor.
                 With them each axis of each stage is named: the run is repeated with every letter
-                doubled in turn, and the axes that answer are named after it.
-            sizes: letters for sizes that the module itself decides on, such as {"D": 256}.
-            keywords: keyword arguments of the call, such as {"iterations": 4}.
+                doubled in turn and all tripled, and the axes that answer are named after it.
+            sizes: letters for sizes that the input does not decide, such as {"D": 256}.
+            keywords: keyword arguments of the call without tensors, such as {"iterations": 4}.
             depth: how deep to look for stages; 1 takes the module's own parts.
 
         Raises:
-            TypeError: the module is none, or no input is a tensor.
+            TypeError: the module is none, no input is a tensor, or a tensor is inside another
+                argument.
             ValueError: the axes do not fit the inputs, or depth is no whole number of 1 or more.
+            What the module itself raises is passed on.
         """
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"module is a {type(module).__name__}; expected a torch module "
-                "(Step makes one of a function)"
-            )
-        tensors = [value for value in inputs if isinstance(value, Tensor)]
-        if not tensors:
-            raise TypeError("inputs hold no tensor; expected what the module is called with")
-        depth, keywords = whole_number("depth", depth, least=1), keywords or {}
+        tensors = _checked(module, inputs, keywords or {})
+        depth = whole_number("depth", depth, least=1)
         axes = [axes] if isinstance(axes, str) else list(axes)
         letters = _letters(tensors, axes) if axes else {}
-        stages = _run(module, inputs, keywords, depth)
-        runs = {}
-        for letter in letters:
-            try:
-                run = _run(module, _with_doubled(inputs, axes, letter), keywords, depth)
-            except Exception:  # whatever a module raises for a size that it does not take
-                continue
-            if _same_calls(stages, run):
-                runs[letter] = run
-        fixed = {a: n for a, n in letters.items() if a not in runs} | dict(sizes or {})
-        return cls(type(module).__name__, _folded(_name_axes(stages, runs, letters, fixed)))
+
+        def run(chosen: Container[str], times: int) -> list[Stage]:
+            return _run(module, _repeated(inputs, axes, chosen, times), keywords or {}, depth)
+
+        stages = _run(module, inputs, keywords or {}, depth)
+        reruns = _Rerun(stages, letters, run)
+        named = []
+        for n, stage in enumerate(stages):
+            takes = tuple(reruns.named(n, "takes", sizes or {}))
+            gives = tuple(reruns.named(n, "gives", sizes or {}))
+            if axes and stage.kind == "input":
+                gives = (tuple(axes[n].replace("_", "1").split()),)
+            named.append(replace(stage, takes_named=takes, gives_named=gives))
+        ran = {stage.name for stage in stages}
+        return cls(
+            title=type(module).__name__,
+            stages=_folded(named),
+            never_ran=tuple(name for name, _ in _parts(module, depth) if name not in ran),
+            refused=tuple(letter for letter in letters if letter not in reruns.doubled),
+        )
 
     @property
     def dead_ends(self) -> list[str]:
@@ -1221,122 +1372,156 @@ class Pipeline:
         used = frozenset().union(*(stage.sources for stage in self.stages))
         return [stage.name for n, stage in enumerate(self.stages[:-1]) if n not in used]
 
+    def sources_of(self, stage: Stage) -> list[str]:
+        """The names of the stages whose results a stage takes."""
+        return [self.stages[n].name for n in sorted(stage.sources)]
+
     def describe(self) -> str:
         """The pipeline in words, a sentence a stage; fit as alternative text."""
-        return f"{self.title}. " + " ".join(self._sentence(stage) for stage in self.stages)
+        said = [f"{self.title}.", *(self._sentence(stage) for stage in self.stages)]
+        if self.never_ran:
+            said.append(f"Never ran: {', '.join(self.never_ran)}.")
+        return " ".join(said)
 
     def _sentence(self, stage: Stage) -> str:
-        came = " and ".join(self.stages[n].name for n in sorted(stage.sources))
         shapes = " and ".join(_axes_text(s) for s in stage.gives_named or stage.takes_named)
         times = f", {stage.calls} times" if stage.calls > 1 else ""
-        taken = f" takes {came or 'nothing traced'}" if stage.kind != "input" else ""
-        verb = " and gives" if taken and stage.gives else ":"
-        return f"{stage.name}{taken}{verb} {shapes}{times}."
+        if stage.kind == "input":
+            return f"{stage.name}: {shapes}{times}."
+        came = " and ".join(self.sources_of(stage)) or "nothing traced"
+        verb = ":" if stage.kind == "output" else " and gives"
+        return f"{stage.name} takes {came}{verb} {shapes or 'no tensor'}{times}."
 
     def _repr_markdown_(self) -> str:
         rows = ["| stage | kind | takes | gives | from | learns |", "| --- " * 6 + "|"]
         for stage in self.stages:
-            came = ", ".join(self.stages[n].name for n in sorted(stage.sources)) or "–"
             takes, gives = (
                 "<br>".join(_axes_text(shape) for shape in named) or "–"
                 for named in (stage.takes_named, stage.gives_named)
             )
-            count = f"{stage.parameters:,}" if stage.parameters else "–"
-            times = f" ×{stage.calls}" if stage.calls > 1 else ""
-            cells = (stage.name + times, stage.kind, takes, gives, came, count)
-            rows.append("| " + " | ".join(cells) + " |")
+            name = stage.name if stage.calls == 1 else f"{stage.name} ×{stage.calls}"
+            came = ", ".join(self.sources_of(stage)) or "–"
+            learns = f"{stage.parameters:,}" if stage.parameters else "–"
+            rows.append("| " + " | ".join((name, stage.kind, takes, gives, came, learns)) + " |")
         return "\n".join(rows)
 
     def draw(self, width: float = 3.3) -> Figure:
         """The pipeline from top to bottom, `width` inches wide: one column of a paper.
 
         Beside each stage stands what it gives, with the axes' names and the measured sizes below.
-        An arrow that does not lead to the next stage runs along the left side.
+        An arrow that does not lead to the next stage runs along the left side. Raises ValueError
+        for less than 2.5 inches.
         """
+        if not width >= 2.5:
+            raise ValueError(f"width is {width}; expected 2.5 inches or more")
         return _draw_pipeline(self, width)
+
+
+def _checked(module: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among the inputs; raises TypeError for what cannot be traced."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module is a {type(module).__name__}; expected a torch module "
+            "(Step makes one of a function)"
+        )
+    others = {n: value for n, value in enumerate(inputs) if not isinstance(value, Tensor)}
+    for name, value in {**others, **keywords}.items():
+        if list(_tensors(value)):
+            raise TypeError(
+                f"argument {name}: a tensor inside a {type(value).__name__}, or given by keyword, "
+                "cannot be followed; expected it as an input of its own"
+            )
+    if len(others) == len(inputs):
+        raise TypeError("inputs hold no tensor; expected what the module is called with")
+    return [value for value in inputs if isinstance(value, Tensor)]
 
 
 # %%
 pipeline = Pipeline.trace(network, photo, axes="B C H W", sizes={"D": 16, "K": 10})
+print("refused:", *pipeline.refused)
 pipeline
 
 # %% [markdown]
-# The letters K and D were given, since no axis of the input has them. C is an axis of the input, and yet
-# the network refused to take six channels: the module fixes it.
+# The letters D and K were given, since no axis of the input has them. C is an axis of the input, and yet
+# the network refused to take six channels. So the stem's 3 stays a number: nothing shows that it *is* C.
 #
-# A pipeline has a beginning and an end, and every stage should lie between. A part whose result goes
-# nowhere is easy to overlook on a drawing by hand:
+# A pipeline has a beginning and an end, and every part should lie between. A part whose result goes
+# nowhere, or that never runs, is easy to overlook on a drawing by hand:
 
 
 # %%
-class WithAuxiliary(SmallCNN):
+class WithLeftovers(SmallCNN):
     def __init__(self):
         super().__init__()
         self.auxiliary = nn.Conv2d(3, 1, kernel_size=1)
+        self.forgotten = nn.Linear(16, 16)
 
     def forward(self, image):
         self.auxiliary(image)
         return super().forward(image)
 
 
-assert Pipeline.trace(WithAuxiliary(), photo).dead_ends == ["auxiliary"]
+leftovers = Pipeline.trace(WithLeftovers(), photo)
+print("dead ends:", *leftovers.dead_ends, " never ran:", *leftovers.never_ran)
 
 # %% [markdown]
 # ### Draw it
 #
-# Boxes in one column, shapes beside them. A **lane** is a vertical line on the left, for an arrow that
-# jumps over stages; arrows that overlap get lanes of their own.
+# (Skip this on a first reading.) Boxes in one column, shapes beside them. A **lane** is a vertical line on the left,
+# for the arrows of one stage that jump over others; where two stages' arrows overlap, each has a lane of its own.
 
 
 # %% tags=["promote"]
 _ROW = 0.42  # inches, height of a stage with its arrow
 _BOX = 1.25  # inches, width of a box
 _BOX_HEIGHT = 0.28
-_LANE = 0.12  # inches, between the lanes of arrows
 _APART = 0.06  # inches, from the middle of a box to where a lane leaves or joins it
 
 
 def _draw_pipeline(pipeline: Pipeline, width: float) -> Figure:
-    stages = pipeline.stages
-    lanes = _lanes(stages)
-    left = 0.1 + _LANE * (1 + max(lanes.values(), default=-1))
+    stages, lanes = pipeline.stages, _lanes(pipeline.stages)
+    count = 1 + max(lanes.values(), default=-1)
+    step = min(0.12, 0.75 / max(count, 1))  # inches between lanes; they leave room for the shapes
+    left = 0.12 + step * count
     heights = [_ROW * max(1.0, 0.35 + 0.65 * len(_shown(stage))) for stage in stages]
-    tops = [0.05 + sum(heights[:n]) for n in range(len(stages))]
-    middles = [top + height / 2 for top, height in zip(tops, heights, strict=True)]
+    middles = [0.05 + sum(heights[:n]) + height / 2 for n, height in enumerate(heights)]
     figure, axes = canvas(width=width, height=sum(heights) + 0.1)
-    axes.set(xlim=(0, width), ylim=(sum(heights) + 0.1, 0))
+    figure.set_layout_engine("none")
+    axes.set(position=(0, 0, 1, 1), xlim=(0, width), ylim=(sum(heights) + 0.1, 0))
     axes.set_axis_off()
     for stage, y in zip(stages, middles, strict=True):
         _draw_stage(axes, stage, left, y)
     for n, stage in enumerate(stages):
         for source in stage.sources:
-            if (source, n) in lanes:
-                x = left - _LANE * (lanes[source, n] + 1)
-                out, into = middles[source] + _APART, middles[n] - _APART
-                _draw_arrow(axes, [(left, out), (x, out), (x, into), (left, into)])
-            else:
+            if n == source + 1:
                 x, half = left + _BOX / 2, _BOX_HEIGHT / 2
                 _draw_arrow(axes, [(x, middles[source] + half), (x, middles[n] - half)])
+            else:
+                x = left - step * (lanes[source] + 1)
+                out, into = middles[source] + _APART, middles[n] - _APART
+                _draw_arrow(axes, [(left, out), (x, out), (x, into), (left, into)])
     return figure
 
 
-def _lanes(stages: Sequence[Stage]) -> dict[tuple[int, int], int]:
-    """A lane for each arrow that does not lead to the next stage; those that overlap differ."""
-    arrows = [(source, n) for n, stage in enumerate(stages) for source in stage.sources]
-    lanes: dict[tuple[int, int], int] = {}
-    for arrow in sorted((a for a in arrows if a[1] != a[0] + 1), key=lambda a: abs(a[1] - a[0])):
-        taken = {
-            lanes[other] for other in lanes if min(other) <= max(arrow) and min(arrow) <= max(other)
-        }
-        lanes[arrow] = next(n for n in range(len(arrows)) if n not in taken)
+def _lanes(stages: Sequence[Stage]) -> dict[int, int]:
+    """A lane for each stage with arrows that do not lead to the next; those that overlap differ."""
+    reach: dict[int, list[int]] = {}
+    for n, stage in enumerate(stages):
+        for source in stage.sources:
+            if n != source + 1:
+                reach.setdefault(source, [source]).append(n)
+    lanes: dict[int, int] = {}
+    for source in sorted(reach, key=lambda s: max(reach[s]) - min(reach[s])):
+        low, high = min(reach[source]), max(reach[source])
+        taken = {lanes[s] for s in lanes if min(reach[s]) <= high and low <= max(reach[s])}
+        lanes[source] = next(n for n in range(len(reach)) if n not in taken)
     return lanes
 
 
 def _shown(stage: Stage) -> list[tuple[str, str]]:
     """The shapes beside a stage, at most three: names, and sizes."""
-    named, sizes = (
-        (stage.gives_named, stage.gives) if stage.gives else (stage.takes_named, stage.takes)
-    )
+    output = stage.kind == "output"
+    named, sizes = (stage.takes_named, stage.takes) if output else (stage.gives_named, stage.gives)
     pairs = [
         (_axes_text(name), _axes_text([str(n) for n in size]))
         for name, size in zip(named, sizes, strict=True)
@@ -1344,6 +1529,7 @@ def _shown(stage: Stage) -> list[tuple[str, str]]:
     return pairs if len(pairs) <= 3 else [*pairs[:2], (f"and {len(pairs) - 2} more", "")]
 
 
+# %% tags=["promote"]
 def _draw_stage(axes: Axes, stage: Stage, left: float, y: float) -> None:
     ends = stage.kind in ("input", "output")
     axes.add_patch(
@@ -1358,14 +1544,12 @@ def _draw_stage(axes: Axes, stage: Stage, left: float, y: float) -> None:
         )
     )
     name = stage.name if stage.calls == 1 else f"{stage.name} ×{stage.calls}"
-    label = {"ha": "center", "va": "center"}
+    label = {"x": left + _BOX / 2, "ha": "center", "va": "center"}
     if ends:
-        axes.text(left + _BOX / 2, y, _shortened(name, 20), size=8, style="italic", **label)
+        axes.text(y=y, s=_shortened(name, 18), size=8, style="italic", **label)
     else:
-        axes.text(
-            left + _BOX / 2, y - 0.055, _shortened(name, 20), size=7.5, weight="bold", **label
-        )
-        axes.text(left + _BOX / 2, y + 0.075, _shortened(stage.kind, 24), size=6.5, **label)
+        axes.text(y=y - 0.055, s=_shortened(name, 17), size=7.5, weight="bold", **label)
+        axes.text(y=y + 0.075, s=_shortened(stage.kind, 22), size=6.5, **label)
     shown = _shown(stage)
     for n, (names, sizes) in enumerate(shown):
         middle = y + 0.27 * (n - (len(shown) - 1) / 2)
@@ -1376,7 +1560,7 @@ def _draw_stage(axes: Axes, stage: Stage, left: float, y: float) -> None:
 
 
 def _shortened(name: str, most: int) -> str:
-    """A name of at most so many characters; what is left out of the middle becomes a dot."""
+    """A name of at most so many characters; a dot stands for what is left out of its middle."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
@@ -1496,8 +1680,7 @@ show(
 
 # %% [markdown]
 # All symbols stand everywhere. The squares answer the notes' question. They are no faults; they show
-# what each form is *for*. The words alone say what the weights, the width and the height are, and
-# the formula alone says what the ruler $g_x$ is. As lists:
+# what each form is *for*. As lists:
 
 # %%
 for form in EXPLAINING:
@@ -1507,8 +1690,10 @@ for form in EXPLAINING:
 # ### Your own
 #
 # For a module of yours, `Pipeline.trace(module, *inputs).draw()` is all that is needed; the letters can
-# come later. For a text of yours, write its ledger first: a table of five columns, one row for each symbol.
-# It is the shortest way to find the symbol that two people on the team read differently.
+# come later. For a text of yours, in Markdown, write its ledger first: a table of five columns, one row for each symbol.
+# It is the shortest way to find the symbol that two people on the team read differently. Then
+# `check_line(Path("README.md").read_text())` reads its prose, its equations with a `\tag`, the descriptions of its
+# images and its blocks of code.
 
 # %% [markdown]
 # ## Exercises
@@ -1538,8 +1723,9 @@ for form in EXPLAINING:
 #
 # <details><summary>Hint for <code>axis_name</code></summary>
 #
-# Begin with the slopes that are not zero, Equation 3. No slope: the size is fixed, look it up. All sizes
-# doubled: the first half of Equation 4. Else the second half; `_term` writes a factor with its letters.
+# Begin with how much the axis grew for each letter; leave out those for which it did not. No growth: look the size
+# up. Then try the sum, and keep it if Equation 5 holds; then the product. `_sum({"H": Fraction(1, 2)},
+# Fraction(-1))` writes H/2 − 1.
 #
 # </details>
 #
@@ -1569,7 +1755,7 @@ for form in EXPLAINING:
 #
 # <details><summary>Answer</summary>
 #
-# H − 2 and W − 2: the slope is 1, and the remainder $c$ of Equation 4 is −2. The shortcut and the block keep
+# H − 2 and W − 2: the slope is 1, and the remainder $r$ of Equation 4 is −2. The shortcut and the block keep
 # that size.
 #
 # </details>
@@ -1635,10 +1821,31 @@ assert (told["blend"](blue, orange, 0.0) == blue).all(), "the code agrees with t
 (0.0 * blue + (1 - 0.0) * orange == blue).all()  # the wrong formula does not
 
 # %% [markdown]
+# ### A name that does not exist
+#
+# Two axes that answer, and yet get no letter: pairs of points are $N^2$ and no multiple of $N$, and a cut at six is
+# neither fixed nor a multiple. Each fits Equation 4 in the first two runs; the third run refuses both.
+
+
+# %%
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pairs = Step(lambda x: (x[:, :, None] - x[:, None]).flatten(1, 2))
+        self.cut = Step(lambda x: x[:, :6])
+
+    def forward(self, points):
+        return self.pairs(points), self.cut(points)
+
+
+odd = Pipeline.trace(Odd(), torch.rand(2, 5, 3), axes="B N C")
+print([stage.gives_named for stage in odd.stages[1:-1]])
+
+# %% [markdown]
 # ### An arrow that cannot be measured
 #
-# The labels travel with tensors. A module that leaves PyTorch on the way, here through a list of numbers, loses
-# them; the figure shows a stage without an arrow, and the description says so.
+# The labels travel with tensors, through torch's functions. A module that leaves them on the way, here through a list of
+# numbers, loses them; the figure shows a stage without an arrow, and the description says so.
 
 
 # %%

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Num, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from fourfold.kit.arguments import check_tensor, whole_number
@@ -23,6 +24,7 @@ __all__ = [
     "canvas",
     "draw_arrows",
     "draw_pixels",
+    "figure_texts",
     "film_strip",
     "flow_to_image",
     "flow_wheel",
@@ -94,7 +96,7 @@ def show(figure: Figure, alt: str, photo: bool = False) -> None:
     if not alt.strip():
         raise ValueError("alt is blank; expected a sentence that says what the figure shows")
     kind = "jpeg" if photo else "png"
-    data = _encoded(figure, kind)
+    data, labels = _encoded(figure, kind), figure_texts(figure)
     _close(figure)
     if _inside_ipython():
         from IPython.display import Image, display
@@ -105,7 +107,16 @@ def show(figure: Figure, alt: str, photo: bool = False) -> None:
             def __repr__(self):
                 return alt
 
-        display(Picture(data=data, format=kind, alt=alt))
+        display(Picture(data=data, format=kind, alt=alt, metadata={"labels": labels}))
+
+
+def figure_texts(figure: Figure) -> list[str]:
+    """The texts that a figure shows: titles, labels, numbers of the axes, notes.
+
+    `show` stores them with the picture, so that a check can read what stands on it.
+    """
+    texts = [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+    return list(dict.fromkeys(text for text in texts if text.strip()))
 
 
 def to_picture(
