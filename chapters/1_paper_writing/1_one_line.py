@@ -216,9 +216,9 @@ def draw_reruns(runs, letter):
     axes.annotate(note, (z[2], 2), (0, 4), textcoords="offset points", size=7)
     where = [f"{stage.name}, axis {k}" for stage in first for k in range(len(stage.gives[0]))]
     axes.set_yticks(y, [f"{place}: {name}" for place, name in zip(where, names, strict=True)])
-    axes.set(xlabel="size of the axis")
+    axes.set(xlabel="size of the axis", xlim=(0, 112))
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     return figure
 
 
