@@ -16,7 +16,7 @@ def test_a_name_that_is_not_there_gets_the_nearest():
         r"the nearest there: .*measured_cpu\.csv",
     ):
         data_path("results", "measured_cpu.cvs")
-    with pytest.raises(FileNotFoundError, match="^data/resluts does not exist; .*results"):
+    with pytest.raises(FileNotFoundError, match=r"^data/resluts does not exist; .*results"):
         data_path("resluts", "measured_cpu.csv")
 
 
