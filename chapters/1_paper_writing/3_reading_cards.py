@@ -206,7 +206,7 @@ show(
 # $$ H_a(t) = \{\, i : a \in A_i,\; v_i(a) = t \,\} \tag{1} $$
 #
 # The largest group of holders, as a share of **all** cards, also of those that say nothing, is one
-# number for the aspect:
+# number for the aspect, $m(a)$:
 #
 # $$ m(a) = \frac{1}{n}\, \max_t \left| H_a(t) \right| \tag{2} $$
 #
@@ -863,7 +863,21 @@ class Comparison:
 
 
 # %% [markdown]
-# `compare` fills it. Which aspects? Those asked for, or all, in the order in which the cards first
+# Three toy cards to test with. They hold only what is required, and a few aspects.
+
+
+# %%
+def small(name, **aspects):
+    """A card for tests: only what is required, and aspects."""
+    new = {"name": "n", "what": "w", "where_introduced": "method", "against": "a"}
+    fields = {"title": name, "short_name": name, "year": 2024, "question": "?"}
+    return ReadingCard(**fields, innovations=[new], aspects=aspects)
+
+
+toys = [small("P", task="flow", loss="L1"), small("Q", task="flow"), small("R", loss="L2")]
+
+# %% [markdown]
+# `compare` fills the table. Which aspects? Those asked for, or all, in the order in which the cards first
 # name them. An aspect that no card has is a typing error, so it is refused.
 
 
@@ -898,7 +912,7 @@ def _chosen(cards: Iterable[ReadingCard], aspects: Iterable[str] | None) -> list
 
 # %% tags=["promote", "exercise"]
 def compare(cards: Iterable[ReadingCard], aspects: Iterable[str] | None = None) -> Comparison:
-    """The related-work table: one row for each card, one column for each aspect, v_i(a) in each cell.
+    """The related-work table: a row for each card, a column for each aspect, v_i(a) in each cell.
 
     aspects  the names to compare by; all that a card names where it is None
 
@@ -911,14 +925,6 @@ def compare(cards: Iterable[ReadingCard], aspects: Iterable[str] | None = None) 
 
 
 # %% tags=["check"]
-def small(name, **aspects):
-    """A card for tests: only what is required, and aspects."""
-    new = {"name": "n", "what": "w", "where_introduced": "method", "against": "a"}
-    fields = {"title": name, "short_name": name, "year": 2024, "question": "?"}
-    return ReadingCard(**fields, innovations=[new], aspects=aspects)
-
-
-toys = [small("P", task="flow", loss="L1"), small("Q", task="flow"), small("R", loss="L2")]
 assert compare(toys).header == ("paper", "task", "loss"), "the first column names the paper"
 assert compare(toys).rows[0] == ("P", "flow", "L1"), "a row begins with the paper's short name"
 assert compare(toys).rows[2] == ("R", None, "L2"), "what a card does not say is None"
@@ -1019,7 +1025,7 @@ assert math.isnan(table.loc["Q", "R"]), "Q and R name nothing in common: NaN, no
 # %%
 oracle = [[agreement_of_two(first, second) for second in cards] for first in cards]
 assert np.array_equal(agreement(cards).to_numpy(), oracle)
-agreement(cards).round(2)
+print(agreement(cards).round(2))
 
 # %% [markdown]
 # Equation 3 sorts the aspects, and each becomes one short sentence. The word *usually* is a hedge
