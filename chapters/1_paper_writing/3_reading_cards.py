@@ -69,7 +69,7 @@ from fourfold.paper_writing.reading_cards import (
 #
 # The answers go on a **reading card**: one small file for one paper, the same fields on every card.
 # One card is a memory. Several cards are a **related work**, because the same field can be read
-# across them. Each card also names its **aspects** (方面), such as task, input or backbone (the main
+# across them (ten to fifteen papers, in our reading of the notes). Each card also names its **aspects** (方面), such as task, input or backbone (the main
 # network): for card $i$ and aspect $a$ there is a value $v_i(a)$, a few words. Where all $n$ cards
 # hold the same value, that is what the papers *share*. Where most of them do, one says *usually*.
 # Where they differ, they *part*, and there the discussion begins.
@@ -94,7 +94,8 @@ for card in cards:
 
 # %% [markdown]
 # The second question first, since it is the one that readers skip. Each dot is a part of the
-# paper in which one new thing is introduced.
+# paper in which one new thing is introduced. (What AdaLN or a virtual track is, the papers' chapters
+# explain; here only the places matter.)
 
 
 # %%
@@ -1270,9 +1271,9 @@ show(
 
 # %% [markdown]
 # The ring shows at one glance *where* an alternative loses: every sector but diversity is short
-# under cross-attention, so AdaLN is needed almost everywhere. The table answers *by how much*, which
-# a ring does not. So a form is chosen by the question it must answer. (That diversity does not
-# suffer is no comfort: a generator that ignores the condition is diverse.)
+# under cross-attention, so AdaLN seems to be needed almost everywhere. The table answers *by how
+# much*, which a ring does not. So a form is chosen by the question it must answer. (That diversity
+# does not suffer is no comfort: a generator that ignores its condition can be diverse too.)
 #
 # The paper's main result as the paper shows it, methods against measures:
 
@@ -1454,7 +1455,7 @@ print(*open_questions(own), sep="\n")
 #
 # <details><summary>Answer</summary>
 #
-# None. The fifth card says nothing of *output is reached*, so its largest share falls from 1 to 4/5:
+# None. The fifth card says nothing of *output is reached*, so its largest share falls from 1 to 0.8:
 # it is usual now, with the fifth paper named as one that does not say. What is shared can only
 # shrink when a card is added. The cell below counts.
 #
@@ -1498,9 +1499,9 @@ print(*open_questions(own), sep="\n")
 
 # %%
 fifth = small("Fifth", field="music")
-print(
-    "shared by four and by five:", [len(discuss(some).shared) for some in (cards, [*cards, fifth])]
-)
+five = [*cards, fifth]
+print("shared by four and by five papers:", len(discuss(cards).shared), len(discuss(five).shared))
+print("output is reached, its share of five:", largest_share(five, "output is reached"))
 for left_out in cards:
     others = [card for card in cards if card is not left_out]
     print(f"without {left_out.short_name:10}", [point.aspect for point in discuss(others).shared])
