@@ -1479,9 +1479,9 @@ print(*open_questions(own), sep="\n")
 #
 # </details>
 #
-# **Find the bug.** A colleague divides in Equation 2 by the number of cards that *name* the aspect.
-# On our four cards one aspect then wanders from $D$ to a place where it misleads. Which kind of
-# aspect does that, and what would the discussion claim?
+# **Find the bug.** A colleague divides in Equation 2 by the number of cards that *name* the aspect. On
+# our four cards every aspect stays in its set, so nothing looks wrong. Which kind of aspect would
+# move, and what would the discussion then claim?
 #
 # <details><summary>Hint</summary>
 #
@@ -1493,7 +1493,7 @@ print(*open_questions(own), sep="\n")
 #
 # An aspect that a single card names has share 1 with the colleague's formula: the discussion would
 # claim that all papers share it. The fewer papers speak of a thing, the more common it would seem.
-# The last line of the cell below shows it.
+# The last line below shows it.
 #
 # </details>
 
@@ -1505,10 +1505,25 @@ print("output is reached, its share of five:", largest_share(five, "output is re
 for left_out in cards:
     others = [card for card in cards if card is not left_out]
     print(f"without {left_out.short_name:10}", [point.aspect for point in discuss(others).shared])
-odd = [*toys, small("Q2", optimiser="Adam")]
-named = [card for card in odd if "optimiser" in card.aspects]
-print(f"one card of {len(odd)} names it: {largest_share(odd, 'optimiser')}", end="; ")
-print(f"the colleague: {largest_share(named, 'optimiser')}")
+
+
+# %%
+def share_of_named(cards, aspect):
+    """The colleague's version of Equation 2."""
+    return largest_share([card for card in cards if aspect in card.aspects], aspect)
+
+
+def set_of(share):
+    """Equation 3."""
+    return "S" if share == 1 else "U" if share > 1 / 2 else "D"
+
+
+odd = [*cards, small("Fifth", optimiser="Adam")]
+for some in (cards, odd):
+    both = [(a, largest_share(some, a), share_of_named(some, a)) for a in compare(some).header[1:]]
+    print(
+        "move:", [(a, ours, theirs) for a, ours, theirs in both if set_of(ours) != set_of(theirs)]
+    )
 
 # %% [markdown]
 # ## What breaks
