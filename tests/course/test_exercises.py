@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_house import BODY, HEADER
 
 from fourfold.course.errors import LessonError
-from fourfold.course.exercises import blank, edition, exercises, judge
+from fourfold.course.exercises import blank, edition, exercises, judge, run_program
 from fourfold.course.lesson import Lesson
 
 
@@ -243,3 +243,7 @@ def test_a_helper_named_like_a_builtin_is_used():
     helper = replace(first.cell, source="def sum(x):\n    return 2 * x", tags=frozenset())
     own = replace(first.cell, source="def double(x):\n    return sum(x)")
     assert judge(original, first, [helper, own]) is None
+
+
+def test_annotations_are_the_cells_own():
+    assert run_program(["def f(x: 1 + 1): ...", "assert f.__annotations__['x'] == 2"]) is None

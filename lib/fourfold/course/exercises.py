@@ -268,7 +268,8 @@ def run_program(sources: Sequence[str]) -> str | None:
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(source, filename, "exec"), space)
+                # A cell has its own annotations: not those of the future, as this module has.
+                exec(compile(source, filename, "exec", dont_inherit=True), space)
         except (Exception, SystemExit) as error:
             return " ".join(_in_words(error).split())
     return None
