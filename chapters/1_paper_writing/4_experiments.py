@@ -813,7 +813,7 @@ def _summary(records: Sequence[dict | None], metric: str, level: float) -> str:
 class Study:
     """A grid of settings × data sets × seeds over one function, kept run by run in a file.
 
-    path      the file, JSON lines: each finished run is one line, written at once
+    path      the file, JSON lines as Python's json writes them: one line a finished run, at once
     run       run(setting, dataset, seed) -> {metric: number}; the study seeds nothing itself
     settings  dictionaries with the same names and JSON values, such as `grid` makes
     datasets  names; run knows what they stand for
@@ -906,8 +906,8 @@ class Study:
 
 # %% [markdown]
 # The check: twelve quick runs, once in one go, and once killed twice from outside. The table must be
-# the same to the last digit, and a list kept by the function must name each run once. (The script
-# imports the library's `Study`.)
+# the same to the last digit, and no finished run may be done again: the function below counts its
+# calls. (The script imports the library's `Study`.)
 
 # %%
 CAREFUL = """
@@ -972,8 +972,7 @@ print(caught.getvalue().split("\r")[-1].strip())
 # %% [markdown]
 # ### Mean and interval
 #
-# By hand first: Equations 3 and 4 on the wine of the figure, with and without standardising. The
-# factor $t$ comes from SciPy: `stdtrit` is the inverse of Student's distribution.
+# By hand first: Equations 3 and 4 on the wine of the figure, not standardised. The factor $t$ comes from SciPy: `stdtrit` is the inverse of Student's distribution.
 
 # %%
 wine = frame[frame.dataset == "wine"]
@@ -1753,6 +1752,7 @@ _FILLS = (
     ("n10", "xx"),
     ("n11", ""),
 )
+_INNER = 0.6  # radius of the hole, where a bar of length 1 is the unit
 
 
 def ring_chart(values: Mapping[str, Mapping[str, float]], better: Mapping[str, str]) -> Figure:
@@ -1769,37 +1769,38 @@ def ring_chart(values: Mapping[str, Mapping[str, float]], better: Mapping[str, s
         raise ValueError(f"values has {len(values)} methods; expected 1 to {len(_FILLS)}")
     if not better:
         raise ValueError("better is empty; expected one measure or more")
-    options = {"width": 6.2, "height": 4.4, "subplot_kw": {"projection": "polar"}}
-    figure, axes = canvas(**options)
+    figure, axes = canvas(width=6.2, height=4.4, subplot_kw={"projection": "polar"})
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    sector, inner = 2 * math.pi / len(better), 0.6
+    sector = 2 * math.pi / len(better)
     for q, (measure, direction) in enumerate(better.items()):
-        numbers, lengths = _relative_to_best(values, measure, direction)
-        width = 0.8 * sector / len(values)
-        for k, (method, number, length) in enumerate(zip(values, numbers, lengths, strict=True)):
-            angle = q * sector + (k - (len(values) - 1) / 2) * width
-            colour, hatch = _FILLS[k]
-            style = {
-                "color": COLOURS[colour],
-                "hatch": hatch,
-                "edgecolor": "white",
-                "linewidth": 0.5,
-            }
-            label = method if q == 0 else None
-            axes.bar(angle, length, 0.9 * width, inner, label=label, **style)
-            axes.text(angle, inner + 1.08, f"{number:.3g}", size=7, **_beside(angle))
-        arrow = "↑" if direction == "higher" else "↓"
-        at = q * sector
-        axes.text(at, inner + 1.4, f"{measure} {arrow}", size=8.5, **_beside(at))
+        _draw_sector(axes, values, measure, direction, q * sector, 0.8 * sector)
     around = np.linspace(0, 2 * math.pi, 181)
     for length, style in ((0.5, ":"), (1, "-")):
-        axes.plot(around, 0 * around + inner + length, style, color=COLOURS["muted"], linewidth=0.7)
-    axes.set(ylim=(0, inner + 1.3), xticks=[], yticks=[])
+        radius = np.full_like(around, _INNER + length)
+        axes.plot(around, radius, style, color=COLOURS["muted"], linewidth=0.7)
+    axes.set(ylim=(0, _INNER + 1.3), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    place = {"loc": "outside lower center", "ncols": len(values)}
-    figure.legend(**place, frameon=False, fontsize=8, handleheight=1.2)
+    bars = axes.containers[: len(values)]
+    place = {"loc": "outside lower center", "ncols": len(values), "frameon": False}
+    figure.legend(bars, list(values), fontsize=8, handleheight=1.2, **place)
     return figure
+
+
+# %% tags=["promote"]
+def _draw_sector(
+    axes: Axes, values: Mapping, measure: str, direction: str, middle: float, width: float
+) -> None:
+    """The bars of one measure around the angle `middle`, with their numbers and its name."""
+    numbers, lengths = _relative_to_best(values, measure, direction)
+    step = width / len(numbers)
+    for k, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
+        angle, (colour, hatch) = middle + (k - (len(numbers) - 1) / 2) * step, _FILLS[k]
+        style = {"color": COLOURS[colour], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        axes.bar(angle, length, 0.9 * step, _INNER, **style)
+        axes.text(angle, _INNER + 1.08, f"{number:.3g}", size=7, **_beside(angle))
+    name = f"{measure} {'↑' if direction == 'higher' else '↓'}"
+    axes.text(middle, _INNER + 1.4, name, size=8.5, **_beside(middle))
 
 
 def _beside(angle: float) -> dict[str, str]:
@@ -1919,59 +1920,61 @@ def failure_gallery(
     Raises ValueError for lengths that do not match and for fewer than two images.
     """
     scores = np.asarray([float(score) for score in scores])
-    count = len(scores)
-    wrong = np.zeros(count, bool)
-    if truth is not None and prediction is not None:
-        truth, prediction = _plain(truth), _plain(prediction)
-        if captions is None and len(truth) == len(prediction):
-            captions = [f"{a} seen as {b}" for a, b in zip(truth, prediction, strict=True)]
-    given = (
-        ("images", images),
-        ("truth", truth),
-        ("prediction", prediction),
-        ("captions", captions),
+    truth, prediction = _plain(truth), _plain(prediction)
+    _check_gallery(
+        len(scores), images=images, truth=truth, prediction=prediction, captions=captions
     )
-    for name, values in given:
-        if values is not None and len(values) != count:
-            raise ValueError(f"{name} has length {len(values)}; expected {count}, that of scores")
-    if count < 2:
-        raise ValueError(f"scores has length {count}; expected two or more, to compare")
+    wrong = np.zeros(len(scores), bool)
     if truth is not None and prediction is not None:
-        wrong = np.array([a != b for a, b in zip(truth, prediction, strict=True)])
-    k = min(whole_number("k", k, least=1), count // 2)
+        pairs = list(zip(truth, prediction, strict=True))
+        wrong = np.array([a != b for a, b in pairs])
+        captions = captions or [f"{a} seen as {b}" for a, b in pairs]
+    k = min(whole_number("k", k, least=1), len(scores) // 2)
     order = np.lexsort((-np.nan_to_num(scores, nan=np.inf), ~wrong))
     figure, rows = canvas(2, k, height=2 * (6.5 / max(k, 4) + 0.4), squeeze=False)
-    for name, row, chosen in (
-        ("worst", rows[0], order[:k]),
-        ("best", rows[1], order[: -k - 1 : -1]),
-    ):
-        for axes, index in zip(row, chosen, strict=True):
-            axes.imshow(_as_picture(images[index]), cmap="gray", vmin=0, vmax=255)
-            caption = f"{captions[index]}\n" if captions is not None else ""
-            axes.set_xlabel(f"{caption}{round(scores[index], 2) + 0:.2f}", size=8)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+    for name, row, chosen in zip(("worst", "best"), rows, (order, order[::-1]), strict=True):
+        for axes, index in zip(row, chosen, strict=False):
+            _draw_case(axes, images[index], captions and captions[index], scores[index])
         row[0].set_ylabel(f"{name} {k}")
     if truth is not None and prediction is not None:
-        figure.suptitle(f"{wrong.sum()} of {count} wrong", size=9)
+        figure.suptitle(f"{wrong.sum()} of {len(scores)} wrong", size=9)
     return figure
 
 
 # %% tags=["promote"]
-def _plain(values: Iterable) -> list:
+def _plain(values: Any) -> list | None:
     """Tensors and arrays as lists of Python's own values, which compare and print as such."""
+    if values is None:
+        return None
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
+def _check_gallery(count: int, **given: Sequence | Tensor | None) -> None:
+    for name, values in given.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} has length {len(values)}; expected {count}, that of scores")
+    if count < 2:
+        raise ValueError(f"scores has length {count}; expected two or more, to compare")
+
+
+def _draw_case(axes: Axes, image: Any, caption: str | None, score: float) -> None:
+    axes.imshow(_as_picture(image), cmap="gray", vmin=0, vmax=255)
+    # Adding 0 turns a rounded −0.0 into 0.0.
+    number = f"{round(score, 2) + 0:.2f}"
+    axes.set_xlabel(f"{caption}\n{number}" if caption else number, size=8)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
 def _as_picture(image: Tensor | np.ndarray) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                f"images holds an array of {image.dtype} and shape {image.shape}; "
-                "expected uint8, (H, W) or (H, W, 3)"
-            )
-        return image
-    return to_picture(image)
+    if not isinstance(image, np.ndarray):
+        return to_picture(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            f"images holds an array of {image.dtype} and shape {image.shape}; "
+            "expected uint8, (H, W) or (H, W, 3)"
+        )
+    return image
 
 
 # %%
