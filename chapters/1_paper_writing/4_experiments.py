@@ -86,11 +86,11 @@ folder = Path(tempfile.mkdtemp())  # the files of this lesson; a study of your o
 # %% [markdown]
 # ## Figure
 #
-# A real study, small enough to see whole. The method is an old one: **nearest
-# neighbours** gives an item the class that most of the five most similar known items have. The part in
-# question is to **standardise**: to shift and scale each column of the table to mean 0 and
-# deviation 1 before comparing. Three tables come with scikit-learn: wines by their chemistry, breast
-# tumours by the shape of their cells, and written digits by the grey of their pixels.
+# A real study, small enough to see whole. The method is an old one: **nearest neighbours** gives
+# an item the class that most of the five most similar known items have. The part in question is
+# to **standardise**: to shift and scale each column of the table to mean 0 and deviation 1 before
+# comparing. Three tables come with scikit-learn: wines by their chemistry, breast tumours by the
+# shape of their cells, and written digits by the grey of their pixels.
 
 # %%
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
@@ -118,8 +118,8 @@ def neighbours(setting, dataset, seed):
 neighbours({"standardise": True}, "wine", 0), neighbours({"standardise": True}, "wine", 1)
 
 # %% [markdown]
-# Two seeds, two accuracies. Now all of it: two settings, three tables, eight seeds. In the middle of
-# it somebody presses *stop*; here the function itself plays that hand, on run 28.
+# Two seeds, two accuracies. Now all of it: two settings, three tables, eight seeds. In the middle
+# of it somebody presses *stop*; here the function itself plays that hand, on run 28.
 
 
 # %%
@@ -231,16 +231,17 @@ print(resumed.table())
 #
 # $$ M = G \setminus F \tag{2} $$
 #
-# **The interval.** Hold the setting and the data set, and write $m_s$ for the value at seed $s$. The
-# mean $\bar m$ is our best guess, and the deviation $\sigma$ says how far a single run strays from it:
+# **The interval.** Hold the setting and the data set, and write $m_s$ for the value at seed $s$.
+# The mean $\bar m$ is our best guess, and the deviation $\sigma$ says how far a single run strays
+# from it:
 #
 # $$ \bar m = \frac{1}{n} \sum_{s} m_s, \qquad
 # \sigma = \sqrt{\frac{1}{n-1} \sum_{s} (m_s - \bar m)^2} \tag{3} $$
 #
-# The mean of $n$ runs strays $\sqrt{n}$ times less than one run. Since $\sigma$ itself is
-# only an estimate, and a poor one from a few seeds, a factor $t$ larger than that of the normal
-# distribution makes up for it: the quantile of Student's distribution with $n-1$ degrees of freedom,
-# which has the share $\frac{1+p}{2}$ of the distribution below it. The half width is
+# The mean of $n$ runs strays $\sqrt{n}$ times less than one run. Since $\sigma$ itself is only an
+# estimate, and a poor one from a few seeds, a factor $t$ larger than that of the normal
+# distribution makes up for it: the quantile of Student's distribution with $n-1$ degrees of
+# freedom, which has the share $\frac{1+p}{2}$ of the distribution below it. The half width is
 #
 # $$ h = t \, \frac{\sigma}{\sqrt{n}}, \qquad
 # \Pr\left( \bar m - h \le \mathrm{truth} \le \bar m + h \right) = p \tag{4} $$
@@ -324,10 +325,10 @@ first_line = (folder / "tables.jsonl").read_bytes().split(b"\n")[0]
 print(first_line.decode()[:81], "…")
 
 # %% [markdown]
-# A kill can fall between two bytes, so the last line may be **torn**. How do we tell? A whole line
-# ends in a newline, and no line of JSON holds one inside. One case is subtle: if only the newline is
-# missing, the run is all there. An object of JSON ends with the brace that closes it, so no proper
-# beginning of one can be read as JSON: if the last piece can be read, it is whole.
+# A kill can fall between two bytes, so the last line may be **torn**. How do we tell? A whole
+# line ends in a newline, and no line of JSON holds one inside. One case is subtle: if only the
+# newline is missing, the run is all there. An object of JSON ends with the brace that closes it,
+# so no proper beginning of one can be read as JSON: if the last piece can be read, it is whole.
 
 
 # %% tags=["promote", "exercise"]
@@ -593,10 +594,10 @@ def _words(names: Sequence[str]) -> str:
 
 
 # %% [markdown]
-# Writing appends: the system adds the line at the end of the file in one go, and `fsync` returns when the disk has
-# it. Two processes that appended to one file would both do every run, so the file is **locked**
-# while a study runs. The lock belongs to the process: it is gone when the process is, however it
-# ended.
+# Writing appends: the system adds the line at the end of the file in one go, and `fsync` returns
+# when the disk has it. Two processes that appended to one file would both do every run, so the
+# file is **locked** while a study runs. The lock belongs to the process: it is gone when the
+# process is, however it ended.
 
 
 # %% tags=["promote"]
@@ -905,9 +906,9 @@ class Study:
 
 
 # %% [markdown]
-# The check: twelve quick runs, once in one go, and once killed twice from outside. The table must be
-# the same to the last digit, and no finished run may be done again: the function below counts its
-# calls. (The script imports the library's `Study`.)
+# The check: twelve quick runs, once in one go, and once killed twice from outside. The table must
+# be the same to the last digit, and no finished run may be done again: the function below counts
+# its calls. (The script imports the library's `Study`.)
 
 # %%
 CAREFUL = """
@@ -972,7 +973,8 @@ print(caught.getvalue().split("\r")[-1].strip())
 # %% [markdown]
 # ### Mean and interval
 #
-# By hand first: Equations 3 and 4 on the wine of the figure, not standardised. The factor $t$ comes from SciPy: `stdtrit` is the inverse of Student's distribution.
+# By hand first: Equations 3 and 4 on the wine of the figure, not standardised. The factor $t$
+# comes from SciPy: `stdtrit` is the inverse of Student's distribution.
 
 # %%
 wine = frame[frame.dataset == "wine"]
@@ -1099,10 +1101,10 @@ print(found)
 # %% [markdown]
 # ### Does it keep its promise?
 #
-# We can know the truth when we make it ourselves. Draw $n$ values around a known mean, compute the
-# interval, look whether the mean is inside, and repeat 4,000 times. The share that holds it is the
-# **coverage** (覆盖率); Equation 4 promises 95 %. Beside it, two habits often seen in papers: the mean ±
-# its standard error $\sigma/\sqrt n$, and the mean ± 1.96 standard errors.
+# We can know the truth when we make it ourselves. Draw $n$ values around a known mean, compute
+# the interval, look whether the mean is inside, and repeat 4,000 times. The share that holds it
+# is the **coverage** (覆盖率); Equation 4 promises 95 %. Beside it, two habits often seen in papers:
+# the mean ± its standard error $\sigma/\sqrt n$, and the mean ± 1.96 standard errors.
 
 
 # %%
@@ -1130,9 +1132,10 @@ for n in (2, 3, 5, 10):
     print(f"{n:4}   {ours:.1%}     {familiar:.1%}       {narrow:.1%}")
 
 # %% [markdown]
-# Only the first column keeps the promise at every $n$. An error bar of one standard error from two seeds
-# misses the truth about half of the time. And values that do not scatter normally? Accuracies near 1
-# are squeezed against it: few runs are much better than the mean, some are much worse.
+# Only the first column keeps the promise at every $n$. An error bar of one standard error from
+# two seeds misses the truth about half of the time. And values that do not scatter normally?
+# Accuracies near 1 are squeezed against it: few runs are much better than the mean, some are much
+# worse.
 
 
 # %%
@@ -1233,11 +1236,11 @@ for name in TABLES:
     )
 
 # %% [markdown]
-# On the wine, four in ten pairs of groups would publish the opposite order. And the paired interval
-# is the narrower one on all three tables: both settings meet the same hard split, go down together,
-# and the difference does not notice. Pairing helps as far as the two sides go together; where they do not, it
-# helps nothing, and costs a little, since $t$ has fewer degrees of freedom. With and without
-# standardising, for instance:
+# On the wine, four in ten pairs of groups would publish the opposite order. And the paired
+# interval is the narrower one on all three tables: both settings meet the same hard split, go
+# down together, and the difference does not notice. Pairing helps as far as the two sides go
+# together; where they do not, it helps nothing, and costs a little, since $t$ has fewer degrees
+# of freedom. With and without standardising, for instance:
 
 # %%
 for name in TABLES:
@@ -1513,20 +1516,20 @@ print(measured(votes, "accuracy", on="held out"))
 
 # %% [markdown]
 # The role of the number of neighbours: on the digits fewer are better, on the other two it hardly
-# matters up to a point. The wine collapses at 70, and no wonder: only 89 wines are known, and
-# nearly all of them vote on every new one. *Five* can be defended as a compromise; the picture shows
-# what it costs. (Mind the vertical axes, which differ from panel to panel.)
+# matters up to a point. The wine collapses at 70, and no wonder: so few wines are known that
+# nearly all of them vote on every new one. *Five* can be defended as a compromise; the picture
+# shows what it costs. (Mind the vertical axes, which differ from panel to panel.)
 
 # %% [markdown]
 # ## On real input
 #
 # ### It runs
 #
-# Now a network that learns, and all seven steps of the notes. It sorts small pictures into classes.
-# Its **encoder** turns a picture into features, and a last linear layer, the head, turns features
-# into a score per class. The part in question is the encoder: `convolution` is a layer of eight
-# filters of 3 by 3 pixels, and keeps the largest answer of every 2 by 2 places; with `none` the head
-# reads the pixels. A third, `dense`, is there for fairness, and returns below.
+# Now a network that learns, and all seven steps of the notes. It sorts small pictures into
+# classes. Its **encoder** turns a picture into features, and a last linear layer, the head, turns
+# features into a score per class. The part in question is the encoder: `convolution` is a layer
+# of eight filters of 3 by 3 pixels, and keeps the largest answer of every 2 by 2 places; with
+# `none` the head reads the pixels. A third, `dense`, is there for fairness, and returns below.
 
 
 # %%
@@ -1551,10 +1554,10 @@ class Network(nn.Module):
 Network("convolution", torch.rand(5, 1, 8, 8), classes=10)(torch.zeros(2, 1, 8, 8)).shape
 
 # %% [markdown]
-# Three sets of pictures. `digits` are 1,797 written digits of 8 by 8 pixels. `faces` are 200
-# crops of 25 by 25 pixels from photographs of the collection *Labeled Faces in the Wild*, half of
-# them faces, half background. `moved` is not a data set of its own, and its name says so: it is the
-# digits again, each at a random place of a canvas of 12 by 12 pixels, as a harder task.
+# Three sets of pictures. `digits` are written digits. `faces` are crops from photographs of the
+# collection *Labeled Faces in the Wild*, half of them faces, half background. `moved` is not a
+# data set of its own, and its name says so: it is the digits again, each at a random place of a
+# larger canvas, as a harder task.
 
 # %%
 from skimage.data import lfw_subset
@@ -1579,6 +1582,7 @@ PICTURES = {
     "moved": (moved(digits), labels),
     "faces": (faces, torch.arange(200) // 100),  # 0 a face, 1 background
 }
+print({name: tuple(images.shape) for name, (images, _) in PICTURES.items()})
 samples = [images[index] for index in (3, 120) for images, _ in PICTURES.values()]
 show(
     image_grid(samples, [*PICTURES, *PICTURES], width=5.5),
@@ -1668,13 +1672,13 @@ show(
 )
 
 # %% [markdown]
-# The role of the learning rate: too small, and the few steps do not arrive (left); too large, and it
-# depends on luck how much is learned (right). The best for the digits and the moved digits is marked;
-# the faces do not mind within their band. Note the axis, *validation*: whoever chooses by the held-out pictures has
-# used them to learn from.
+# The role of the learning rate: too small, and the few steps do not arrive (left); too large, and
+# it depends on luck how much is learned (right). The best for the digits and the moved digits is
+# marked; the faces do not mind within their band. Note the axis, *validation*: whoever chooses by
+# the held-out pictures has used them to learn from.
 #
-# The other encoders deserve a rate of their own: tuning one side only is the commonest way to win an
-# ablation. For each encoder and data set, the rate with the best mean validation:
+# The other encoders deserve a rate of their own: tuning one side only is the commonest way to win
+# an ablation. For each encoder and data set, the rate with the best mean validation:
 
 # %%
 by = ["dataset", "encoder", "rate"]
@@ -1700,11 +1704,11 @@ without_encoder
 
 # %% [markdown]
 # Where the difference is larger than what follows its ±, the encoder makes a difference that the
-# luck of seeds does not explain: on the digits, and on the moved digits by far. On the faces it is
-# not; 60 held-out pictures and five seeds leave the interval too wide. A paper could stop now.
-# But two things were removed at once: the filters, and a whole layer. The `dense` encoder has such
-# a layer too, 32 sums over all pixels, and knows nothing of which pixels are neighbours. It is
-# the **control** (对照): what is left if only the convolution goes?
+# luck of seeds does not explain: on the digits, and on the moved digits by far. On the faces it
+# is not; few held-out pictures and few seeds leave the interval too wide. A paper could stop now.
+# But two things were removed at once: the filters, and a whole layer. The `dense` encoder has
+# such a layer too, 32 sums over all pixels, and knows nothing of which pixels are neighbours. It
+# is the **control** (对照): what is left if only the convolution goes?
 
 # %%
 control = ablation_table(
@@ -1714,9 +1718,9 @@ control
 
 # %% [markdown]
 # The story changes: the differences shrink, and most of what looked like the work of a
-# convolution on `moved` is the work of *any* encoder. There the interval nearly reaches zero; more
-# seeds would tell, and cost only time. On the faces nothing could be shown, which is not the same as
-# showing that there is nothing.
+# convolution on `moved` is the work of *any* encoder. There the interval nearly reaches zero;
+# more seeds would tell, and cost only time. On the faces nothing could be shown, which is not the
+# same as showing that there is nothing.
 #
 # Below, whether the convolution wins by size, and the single seeds as two groups would have run
 # them, convolution against dense:
@@ -1893,8 +1897,8 @@ show(
 #
 # ### Ugly pictures
 #
-# The worst mistakes teach more than the mean. `failure_gallery` shows where a method fails most, and beside it
-# as many of its best, so that nobody mistakes either for the whole.
+# The worst mistakes teach more than the mean. `failure_gallery` shows where a method fails most,
+# and beside it as many of its best, so that nobody mistakes either for the whole.
 
 
 # %% tags=["promote"]
@@ -1999,9 +2003,9 @@ show(
 )
 
 # %% [markdown]
-# Above: digits that a person might mistake too, and some that nobody would; the number is the loss. Below: textbook
-# digits. For comparison, ugly pictures of *both* methods: the same gallery for the network without
-# an encoder.
+# Above: digits that a person might mistake too, and some that nobody would; the number is the
+# loss. Below: textbook digits. For comparison, ugly pictures of *both* methods: the same gallery
+# for the network without an encoder.
 
 # %%
 images, truth, prediction, losses, _ = judged("none", "digits")
@@ -2014,8 +2018,8 @@ show(
 # ### Could, might: a word on interpretation
 #
 # Nobody has to explain why a network works, and few can. What one may do is show something and
-# say how one sees it, with *could* and *might*. Here is a held-out digit, and what the eight filters
-# of the convolution answer to it.
+# say how one sees it, with *could* and *might*. Here is a held-out digit, and what the eight
+# filters of the convolution answer to it.
 
 # %%
 images, truth, _, _, network = judged("convolution", "digits")
@@ -2031,30 +2035,31 @@ show(
 )
 
 # %% [markdown]
-# Several filters are bright along one side of the strokes, or along strokes of one direction. They
-# *could* act as detectors of edges; the `moved` digits *might* profit because an edge is an edge
-# wherever it lies. This is a reading, not a result: to test it one would have to take filters away one by one,
-# which is again an ablation.
+# Several filters are bright along one side of the strokes, or along strokes of one direction.
+# They *could* act as detectors of edges; the `moved` digits *might* profit because an edge is an
+# edge wherever it lies. This is a reading, not a result: to test it one would have to take
+# filters away one by one, which is again an ablation.
 #
 # ### The conclusion: what this cannot show
 #
 # A good experiment says where it ends. Of this one:
 #
-# - **Limitation.** The networks are tiny and learn for a moment; what holds for them need not hold for larger ones. Five
-#   seeds leave intervals as wide as some of the effects. Only the learning rate was chosen with care; eight filters and
-#   150 steps were not questioned, and on the faces the best rate lies at the edge of what was tried.
+# - **Limitation.** The networks are tiny and learn for a moment; what holds for them need not
+#   hold for larger ones. Five seeds leave intervals as wide as some of the effects. Only the
+#   learning rate was chosen with care; eight filters and 150 steps were not questioned, and on
+#   the faces the best rate lies at the edge of what was tried.
 # - **What the interval means.** The seeds draw their splits from the same pictures, so runs share
 #   data and are not independent: the interval speaks of other seeds on *these* pictures, and is
 #   too narrow for new ones. No number of seeds tells about a data set that was not used.
-# - **Limits of the field.** Two collections that everybody uses have been looked at so often that
-#   their held-out parts are hardly held out; and half of the community's failed attempts are never
-#   written down.
-# - **No time to try.** Pictures moved at random while learning, instead of an encoder; more than one layer;
-#   filters removed one by one; a second collection of written digits.
+# - **Limits of the field.** Collections that everybody uses are looked at so often that their
+#   held-out parts might be hardly held out any more; and attempts that failed are rarely published,
+#   so what is published could look better than what was tried.
+# - **No time to try.** Pictures moved at random while learning, instead of an encoder; more than
+#   one layer; filters removed one by one; a second collection of written digits.
 #
 # ### Your own study
 #
-# Six lines, to copy. The function takes all its randomness from the seed; here a question to the
+# A template to copy. The function takes all its randomness from the seed; here a question to the
 # tables: how good is one neighbour when only so many items are known?
 
 
@@ -2123,9 +2128,9 @@ print(mine.table())
 #
 # <details><summary>Answer</summary>
 #
-# Only the 18 new seeds: three quarters of the new grid. If $\sigma$ stayed as it was, $h$ would shrink by
-# more than half: the root gives 0.5, and $t$ is smaller as well. As $\sigma$ from 6 seeds is itself a
-# guess, the factor that comes out differs. The cell below does it.
+# Only the 18 new seeds: three quarters of the new grid. If $\sigma$ stayed as it was, $h$ would
+# shrink by more than half: the root gives 0.5, and $t$ is smaller as well. As $\sigma$ from 6
+# seeds is itself a guess, the factor that comes out differs. The cell below does it.
 #
 # </details>
 #
@@ -2141,14 +2146,15 @@ print(mine.table())
 #
 # <details><summary>Answer</summary>
 #
-# No: the `dense` encoder wants a smaller rate on `moved` than the convolution, and loses much of its
-# accuracy at the convolution's. At one rate for both, the control would have been starved and
+# No: the `dense` encoder wants a smaller rate on `moved` than the convolution, and loses much of
+# its accuracy at the convolution's. At one rate for both, the control would have been starved and
 # the convolution would have won by far more than it deserves. The numbers are below.
 #
 # </details>
 #
 # **Find the bug.** A colleague reports `np.mean(x)` ± `1.96 * np.std(x) / np.sqrt(len(x))` from
-# three seeds and calls it a 95 % interval. There are two mistakes. How often does it hold the truth?
+# three seeds and calls it a 95 % interval. There are two mistakes. How often does it hold the
+# truth?
 #
 # <details><summary>Hint</summary>
 #
@@ -2158,7 +2164,8 @@ print(mine.table())
 #
 # <details><summary>Answer</summary>
 #
-# `np.std` divides by $n$ unless told `ddof=1`, so its $\sigma$ is too small, and 1.96 takes the place of
+# `np.std` divides by $n$ unless told `ddof=1`, so its $\sigma$ is too small, and 1.96 takes the
+# place of
 # $t$, which is more than twice as large. Instead of 95 % it holds the truth three times in four;
 # the last cell counts.
 #
@@ -2197,8 +2204,8 @@ print(f"{held:.0%}")
 #
 # ### The best of many
 #
-# Twenty settings that are *all the same*: true accuracy 0.90, runs that scatter by 0.02, five seeds each. A paper
-# reports the best of them. How much better does it look than it is?
+# Twenty settings that are *all the same*: true accuracy 0.90, runs that scatter by 0.02, five
+# seeds each. A paper reports the best of them. How much better does it look than it is?
 
 # %%
 generator = np.random.default_rng(0)
@@ -2210,8 +2217,9 @@ intervals = [mean_interval(values) for values in generator.normal(0.90, 0.02, (2
 print(f"{sum(not found.holds(0.90) for found in intervals)} of 20 intervals miss the truth")
 
 # %% [markdown]
-# Nothing was gained, and much was reported. That is why a hyperparameter is chosen on validation and the
-# result read on held-out data; and why of twenty honest intervals at 95 %, about one misses.
+# Nothing was gained, and much was reported. That is why a hyperparameter is chosen on validation
+# and the result read on held-out data; and why of twenty honest intervals at 95 %, about one
+# misses.
 #
 # ### One seed
 #
@@ -2329,7 +2337,7 @@ _ = Study(
 #   so a kill costs one run at most, and what is missing is a difference of two sets.
 # - One seed is an anecdote. The mean with Student's interval keeps its promise from two seeds on;
 #   pairs on the same seeds often make the difference sharper.
-# - An ablation needs a control and equal care for both sides, and its conclusion says what it cannot
-#   show.
+# - An ablation needs a control and equal care for both sides, and its conclusion says what it
+#   cannot show.
 #
 # The last lesson of each later chapter is done with these instruments.

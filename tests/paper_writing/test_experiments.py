@@ -71,7 +71,7 @@ LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range
 
 
 def logged(setting, dataset, seed):
-    time.sleep(0.001)
+    time.sleep(0.002)
     with open("finished.log", "a") as log:
         log.write(Run(setting, dataset, seed).key + "\n")
     return run(setting, dataset, seed)
