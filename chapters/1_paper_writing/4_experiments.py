@@ -1804,7 +1804,7 @@ def _draw_sector(
         axes.bar(angle, length, 0.9 * step, _INNER, **style)
         axes.text(angle, _INNER + 1.08, f"{number:.3g}", size=7, **_beside(angle))
     name = f"{measure} {'↑' if direction == 'higher' else '↓'}"
-    axes.text(middle, _INNER + 1.4, name, size=8.5, **_beside(middle))
+    axes.text(middle, _INNER + 1.58, name, size=8.5, **_beside(middle))
 
 
 def _beside(angle: float) -> dict[str, str]:
