@@ -4,7 +4,8 @@
 #     accelerator: none
 #     level: beginner
 #     minutes: 50
-#     needs: [1_paper_writing/1_one_line]
+#     needs:
+#     - 1_paper_writing/1_one_line
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
