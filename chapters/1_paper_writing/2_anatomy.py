@@ -38,15 +38,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from fourfold.paper_writing.anatomy import (
-    Finding,
-    outline,
-    pace_of,
-    read_draft,
-    review,
-    share_of,
-    skeleton,
-)
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
@@ -58,6 +49,15 @@ from pylatexenc.latexwalker import LatexWalker, LatexWalkerError, get_default_la
 
 from fourfold.kit.drawing import COLOURS, canvas, show
 from fourfold.kit.notebook import shows_error
+from fourfold.paper_writing.anatomy import (
+    Finding,
+    outline,
+    pace_of,
+    read_draft,
+    review,
+    share_of,
+    skeleton,
+)
 
 # %% [markdown]
 # ## Words
@@ -162,21 +162,21 @@ print(weak)
 def draw_anatomy(draft):
     figure = skeleton(draft, height=4.2)
     axes, paper = figure.axes[0], outline(draft)
-    axes.set_title(f"draft $D$: {draft.name}, and findings $F$: {len(review(draft))}")
     for part in ("introduction", "related work", "method", "experiments"):
         words, marks = paper.words(part), len(paper.marks(part))
-        at = draft.sections[paper.parts[part][0]].at
         text = (
             f"words $w_s$ = {words}\n"
             f"marks $m_s$ = {marks}\n"
             f"pace $d_s$ = {pace_of(words, marks):.0f}"
         )
-        axes.text(3.55, at, text, va="top", size=8)
-    works = paper.works("related work", "background")
+        axes.text(3.1, draft.sections[paper.parts[part][0]].at, text, va="top", size=8)
+    works = len(paper.works("related work", "background"))
     share = share_of("related work", "background", paper)
-    text = f"works $n$ = {len(works)}, share ρ = {share:.2f}; each rule $r$ has its thresholds θ"
-    axes.text(-1.6, -0.07 * draft.words, text, size=8)
-    axes.set_xlim(-1.6, 4.6)
+    axes.set_title(
+        f"draft $D$: {draft.name}; works $n$ = {works}, share ρ = {share:.2f}\n"
+        f"each rule $r$ with its thresholds θ; findings $F$: {len(review(draft))}"
+    )
+    axes.set_xlim(-1.9, 4.1)
     return figure
 
 
@@ -508,7 +508,7 @@ def _counted(count: int, name: str) -> str:
 
 # %% tags=["promote"]
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_NO_PROSE = re.compile(r"\$[^$]*\$|\[[@#][^\]]*\]")
+_NO_PROSE = re.compile(r"\$[^$]*\$|\[[@#][^\[\]]*\]")
 
 
 # %% tags=["promote", "exercise"]
@@ -1058,55 +1058,29 @@ def _open_file(tex: _Tex, path: Path) -> None:
 # First environments. A `\begin` inside an unfinished formula, or an `\end` with no beginning, is
 # noted; the reader then does what TeX does, it closes what cannot go on.
 
+
 # %% tags=["promote"]
+def _set(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 _LEVELS = {"part": 0, "chapter": 0, "section": 1, "subsection": 2, "subsubsection": 3}
 _FLOATS = {
     **dict.fromkeys(("figure", "wrapfigure", "SCfigure", "sidewaysfigure"), "figure"),
     **dict.fromkeys(("table", "wraptable", "longtable", "sidewaystable"), "table"),
     **dict.fromkeys(("algorithm", "algorithm2e"), "algorithm"),
 }
-_DISPLAYS = frozenset(
-    [
-        "equation",
-        "align",
-        "gather",
-        "multline",
-        "eqnarray",
-        "displaymath",
-        "alignat",
-        "flalign",
-        "dmath",
-        "IEEEeqnarray",
-    ]
+_DISPLAYS = _set(
+    "equation align gather multline eqnarray displaymath alignat flalign dmath IEEEeqnarray"
 )
 # What they hold is no prose; inside a float it is what the float shows.
-_SILENT = frozenset(
-    [
-        "tabular",
-        "tabularx",
-        "tabulary",
-        "array",
-        "tikzpicture",
-        "pgfpicture",
-        "picture",
-        "thebibliography",
-        "verbatim",
-        "Verbatim",
-        "lstlisting",
-        "minted",
-        "comment",
-        "filecontents",
-        "algorithmic",
-        "keywords",
-        "IEEEkeywords",
-        "CCSXML",
-        "titlepage",
-    ]
+_SILENT = _set(
+    "tabular tabularx tabulary array tikzpicture pgfpicture picture thebibliography verbatim"
+    " Verbatim lstlisting minted comment filecontents algorithmic keywords IEEEkeywords CCSXML"
+    " titlepage"
 )
 # They go on with the paragraph that they stand in.
-_RUNS_ON = frozenset(
-    ["itemize", "enumerate", "description", "center", "small", "minipage", "multicols"]
-)
+_RUNS_ON = _set("itemize enumerate description center small minipage multicols")
 _ENVIRONMENT_ARGUMENTS = {
     **{"wrapfigure": "[{[{", "wraptable": "[{[{", "longtable": "[{", "tabular": "[{"},
     **{"tabularx": "{[{", "tabulary": "{[{", "array": "[{", "alignat": "{", "minipage": "[[[{"},
@@ -1287,25 +1261,12 @@ _CITE = re.compile(
     "(?:short|paren|text|auto|foot|smart|super|full|footfull|online|Paren|Text|Auto)?[cC]ites?"
     "(?:p|t|alp|alt|author|year|yearpar|num|text|A|N)?"
 )
-_REFER = frozenset(
-    ["ref", "eqref", "cref", "Cref", "autoref", "nameref", "pageref", "vref", "Vref", "subref"]
+_REFER = _set("ref eqref cref Cref autoref nameref pageref vref Vref subref")
+_DEFINE = _set(
+    "newcommand renewcommand providecommand DeclareRobustCommand DeclareMathOperator def gdef"
+    " edef xdef let NewDocumentCommand"
 )
-_DEFINE = frozenset(
-    [
-        "newcommand",
-        "renewcommand",
-        "providecommand",
-        "DeclareRobustCommand",
-        "DeclareMathOperator",
-        "def",
-        "gdef",
-        "edef",
-        "xdef",
-        "let",
-        "NewDocumentCommand",
-    ]
-)
-_INCLUDE = frozenset(["input", "include", "subfile", "subfileinclude", "import", "subimport"])
+_INCLUDE = _set("input include subfile subfileinclude import subimport")
 # What to pass over before the text goes on, written as pylatexenc does.
 _PASS = {
     **{"href": "{", "textcolor": "[{", "colorbox": "[{", "fcolorbox": "[{{", "resizebox": "{{"},
@@ -1511,6 +1472,7 @@ print(f"{len(traps)} traps, none wrong")
 # so we add two rules to it: one for `$$…$$` on lines of their own, one for `$…$` in the text.
 
 # %% tags=["promote"]
+_LONGEST_FORMULA = 100  # lines
 _MATH_ENDS = {"$$": "$$", r"\[": r"\]"}
 
 
@@ -1521,8 +1483,9 @@ def _math_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
     if not opened or (opened[1] and opened[1] not in _DISPLAYS):
         return False
     end = _MATH_ENDS.get(opened[0]) or opened[0].replace("begin", "end")
-    for line in range(first, last):
-        here = text[opened.end() :] if line == first else state.getLines(line, line + 1, 0, False)
+    for line in range(first, min(last, first + _LONGEST_FORMULA)):
+        here = state.src[state.bMarks[line] : state.eMarks[line]]
+        here = text[opened.end() :] if line == first else here
         if not here.strip() and line > first:
             break
         if end in here:
@@ -2132,7 +2095,7 @@ def rule_discussion(
 # "One pipeline from beginning to end. What are the dimensions of input and output?"
 
 # %% tags=["promote"]
-_PIPELINE = r"\bpipeline|\boverview|\bframework|\barchitecture|\bschema|\bfrom .* to |\bour (method|model)\b"
+_PIPELINE = r"\bpipeline|\boverview|\bframework|\barchitecture|\bschema|\bfrom .{1,80} to |\bour (method|model)\b"
 
 
 @looks_at("method")
@@ -2341,38 +2304,9 @@ def rule_pace(paper: Outline, *, words_between_marks: float = 500) -> Iterator[F
 _DATA = r"\bdata ?-?sets?\b|\bbenchmarks?\b|\bcorpora\b|\bcorpus\b|\bcollections?\b|\brecordings\b"
 _SET_NAME = re.compile(r"(?<![\w-])[a-z]{0,3}[A-Z][\w-]{0,40}(?: \d+)?")
 _NUMBER_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
-_COMMON = frozenset(
-    [
-        "A",
-        "All",
-        "An",
-        "As",
-        "At",
-        "Both",
-        "By",
-        "Data",
-        "Each",
-        "Figure",
-        "For",
-        "From",
-        "In",
-        "It",
-        "On",
-        "Our",
-        "Section",
-        "Table",
-        "That",
-        "The",
-        "Their",
-        "These",
-        "They",
-        "This",
-        "Three",
-        "To",
-        "Two",
-        "We",
-        "With",
-    ]
+_COMMON = _set(
+    "A All An As At Both By Data Each Figure For From In It On Our Section Table That The"
+    " Their These They This Three To Two We With"
 )
 
 
@@ -2537,6 +2471,47 @@ def _chosen(names: Iterable[str], among: Mapping[str, Any], what: str) -> dict[s
     return {name: among[name] for name in names}
 
 
+# %% tags=["promote"]
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Thresholds as one types them: `works=5-30`, `caption_words=8`, `ignored_symbols=d e`.
+
+    Raises ValueError for a name that does not exist, and for a value of another kind.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        default = _chosen([name.strip()], thresholds(), "threshold")[name.strip()]
+        kind = float if isinstance(default, float) else int
+        try:
+            if isinstance(default, str):
+                found[name.strip()] = value
+            elif isinstance(default, tuple):
+                least, _, most = value.partition("-")
+                kind = type(default[0])
+                found[name.strip()] = (kind(least), kind(most or least))
+            else:
+                found[name.strip()] = kind(value)
+        except ValueError:
+            wanted = "-".join(map(str, default)) if isinstance(default, tuple) else default
+            raise ValueError(f"{name}: got {value!r}; expected a value such as {wanted}") from None
+    return found
+
+
+def section_titles(texts: Iterable[str]) -> dict[str, str]:
+    """Titles as one types them: `method=Our gadget` calls a section of that title the method."""
+    found = {}
+    for text in texts:
+        part, _, title = text.partition("=")
+        _chosen([part.strip()], TITLES, "section")
+        if not title.strip():
+            raise ValueError(f"section: got {text!r}; expected PART=TITLE")
+        found[part.strip()] = f"{TITLES[part.strip()]}|{re.escape(title.strip())}"
+    return found
+
+
+# %%
+parse_settings(["works=5-30", "caption_words=8"]), list(section_titles(["method=Our gadget"]))
+
 # %%
 thresholds()
 
@@ -2622,7 +2597,7 @@ _SHAPES = {
     "table": ("^", "second", "tables"),
     "equation": ("o", "flow", "equations"),
     "algorithm": ("D", "good", "algorithms"),
-    "citation": (1, "muted", "citations"),  # a tick to the right
+    "citation": ("_", "n00", "citations"),
 }
 
 
@@ -2650,12 +2625,13 @@ def draw_skeleton(axes: Axes, draft: Draft) -> None:
         style = {"color": COLOURS[colour], "markersize": 8 if kind == "citation" else 6}
         label = _counted(len(lanes[kind]), label)
         axes.plot(across, lanes[kind], linestyle="", marker=shape, label=label, **style)
-    axes.set(xlim=(-1.6, 1.45 + 0.45 * max(1, len(shown))), ylim=(words * 1.02, -words * 0.02))
+    axes.set(xlim=(-1.9, 1.45 + 0.45 * max(1, len(shown))), ylim=(words * 1.02, -words * 0.02))
     axes.set(xticks=[], ylabel="words from the beginning")
     axes.spines["bottom"].set_visible(False)
     if shown:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        axes.legend(**place, ncols=2 if len(shown) > 3 else len(shown), handletextpad=0.1)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
+        columns = 2 if len(shown) > 3 else len(shown)
+        axes.legend(**place, ncols=columns, handletextpad=0.1, fontsize=8)
 
 
 # %% tags=["promote"]
