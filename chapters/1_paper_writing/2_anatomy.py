@@ -337,7 +337,7 @@ print(f"10,000 open braces: {deep}; a line four times as long takes {two / one:.
 
 # %% tags=["promote"]
 class DraftError(ValueError):
-    """A draft that cannot be read at all; one line, with the file and the line where there is one."""
+    """A draft that cannot be read at all; its text is one line that names the file."""
 
 
 class Place(NamedTuple):
@@ -673,7 +673,7 @@ _HIDDEN = re.compile(
 
 
 def _hide(text: str) -> tuple[str, list[tuple[str, int]]]:
-    """Overwrite comments and verbatim text with NULs, which no source holds; lines keep their place.
+    """Overwrite comments and verbatim text with NULs, which no source holds; lines stay lines.
 
     Returns the text up to \\end{document}, and the name and position of what is never closed.
     """
@@ -1891,6 +1891,12 @@ def looks_at(*parts: str) -> Callable[[Rule], Rule]:
     return mark
 
 
+def _any(words: str) -> str:
+    """A pattern for any of some words, with commas between them; a star stands for any ending."""
+    ends = (re.escape(word.strip()).replace(r"\*", r"\w*") for word in words.split(","))
+    return "|".join(rf"\b{word}\b" for word in ends)
+
+
 def _says(pattern: str, sentences: Iterable[tuple[str, Place]]) -> list[tuple[str, Place]]:
     """The sentences in which a pattern stands."""
     found = re.compile(rf"(?i)(?:{pattern})")
@@ -1943,9 +1949,9 @@ def rule_trend(paper: Outline, *, introduction_works: int = 2) -> Iterator[Findi
         yield _warn("trend", paper.place("introduction"), f"{count} works cited", wanted)
 
 
-_QUESTION = (
-    r"\?|\bquestions?\b|\bwe ask\b|\bunexplored\b|\bremains?\b|\bopen problem|\bunclear\b"
-    r"|\b(little is|not|un)known\b|\bwhether\b"
+_QUESTION = r"\?|" + _any(
+    "question, questions, we ask, unexplored, remains, remain, open problem, unclear, unknown,"
+    " little is known, not known, whether"
 )
 
 
@@ -1976,7 +1982,7 @@ assert len(list(rule_question(asks, questions=2))) == 1, "`questions` says how m
 
 # %% tags=["promote", "exercise"]
 def share_of(part: str, other: str, paper: Outline) -> float:
-    """The words of one part as a share of both (equation 3), in [0, 1]; 0.5 where both are empty."""
+    """The words of one part as a share of both (equation 3); 0.5 where both are empty."""
     both = paper.words(part) + paper.words(other)
     return paper.words(part) / both if both else 0.5
 
@@ -2012,7 +2018,9 @@ def rule_works(paper: Outline, *, works: tuple[int, int] = (10, 15)) -> Iterator
         yield _warn("works", paper.place("related work"), found, f"{least} to {most}")
 
 
-_EXAMPLE = r"for example|e\.g\.|for instance|\bsuch as\b|\bexamples?\b|\bconsider\b|\bsay\b|\$[^$]*=\s*-?\d"
+_EXAMPLE = r"\be\.g\.|\$[^$]*=\s*-?\d|" + _any(
+    "for example, for instance, such as, example, examples, consider, say"
+)
 
 
 @looks_at("background")
@@ -2039,10 +2047,10 @@ def rule_examples(paper: Outline, *, examples_per_equation: float = 1.0) -> Iter
 # B did that [2]. C did something else [3].* Count how many such sentences follow one another.
 
 # %% tags=["promote"]
-_COMPARES = (
-    r"\bin common\b|\bwhereas\b|\bunlike\b|\bboth\b|\bwhile\b|\busually\b|\ball of\b|\bmost of\b"
-    r"|\bin contrast\b|\bby contrast\b|\bhowever\b|\binstead\b|\bdiffers?\b|\bdifference|\bshared?\b"
-    r"|\brather than\b|\bcompared\b|\bsimilar|\bthe same\b|\bovercomes?\b|\bneither\b|\btypically\b"
+_COMPARES = _any(
+    "in common, whereas, unlike, both, while, usually, all of, most of, in contrast, by contrast,"
+    " however, instead, differ, differs, difference*, share, shared, rather than, compared,"
+    " similar*, the same, overcome, overcomes, neither, typically"
 )
 
 
@@ -2095,7 +2103,9 @@ def rule_discussion(
 # "One pipeline from beginning to end. What are the dimensions of input and output?"
 
 # %% tags=["promote"]
-_PIPELINE = r"\bpipeline|\boverview|\bframework|\barchitecture|\bschema|\bfrom .{1,80} to |\bour (method|model)\b"
+_PIPELINE = r"\bfrom .{1,80} to |" + _any(
+    "pipeline*, overview, framework, architecture, schema*, our method, our model"
+)
 
 
 @looks_at("method")
@@ -2150,7 +2160,10 @@ def rule_dimensions(paper: Outline) -> Iterator[Finding]:
 # For this we need the symbols of a formula: letters with their fonts, without their indices.
 
 # %% tags=["promote"]
-_FONTS = r"\\(?:mathbf|mathcal|mathbb|mathsf|mathfrak|boldsymbol|bm|bar|hat|tilde|vec|dot|widehat|widetilde)"
+_FONTS = (
+    r"\\(?:mathbf|mathcal|mathbb|mathsf|mathfrak|boldsymbol|bm|bar|hat|tilde|vec|dot|widehat"
+    r"|widetilde)"
+)
 _NO_SYMBOL = re.compile(
     r"\\(?:text\w*|mathrm|mathit|operatorname\*?|mbox|label|begin|end|tag|color)\s*\{[^{}]*\}"
 )
@@ -2163,7 +2176,7 @@ _SYMBOL = re.compile(
 
 
 def symbols(tex: str) -> set[str]:
-    r"""The symbols of a formula: letters and Greek letters, with their fonts, without their indices.
+    r"""The symbols of a formula: Latin and Greek letters with their fonts, without their indices.
 
     >>> sorted(symbols(r"\mathbf{x}_{t+1} = \alpha\, x_t + \text{noise} + \exp(W^{2} z)"))
     ['W', '\\alpha', '\\mathbf{x}', 'x', 'z']
@@ -2287,7 +2300,8 @@ def rule_pace(paper: Outline, *, words_between_marks: float = 500) -> Iterator[F
     for part in paper.parts:
         words, marks = paper.words(part), len(paper.marks(part))
         if paper.parts[part] and pace_of(words, marks) > words_between_marks:
-            found = f"{words} words and {marks} marks in {part}: {pace_of(words, marks):.0f} words a stretch"
+            stretch = f"{pace_of(words, marks):.0f} words a stretch"
+            found = f"{words} words and {marks} marks in {part}: {stretch}"
             wanted = f"{words_between_marks:g} at most between two figures, tables or formulas"
             yield _warn("pace", paper.place(part), found, wanted)
 
@@ -2301,7 +2315,10 @@ def rule_pace(paper: Outline, *, words_between_marks: float = 500) -> Iterator[F
 # is a question to you, not a verdict.
 
 # %% tags=["promote"]
-_DATA = r"\bdata ?-?sets?\b|\bbenchmarks?\b|\bcorpora\b|\bcorpus\b|\bcollections?\b|\brecordings\b"
+_DATA = _any(
+    "data set, data sets, dataset, datasets, data-set, data-sets, benchmark, benchmarks, corpus,"
+    " corpora, collection, collections, recordings"
+)
 _SET_NAME = re.compile(r"(?<![\w-])[a-z]{0,3}[A-Z][\w-]{0,40}(?: \d+)?")
 _NUMBER_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 _COMMON = _set(
@@ -2318,11 +2335,11 @@ def rule_data_sets(paper: Outline, *, data_sets: int = 2) -> Iterator[Finding]:
     in sentences (and captions) that speak of data sets. A name that stands nowhere near the word
     is missed, a person's name beside it is counted.
     """
-    count, names = 0, set()
+    count, names, numbers = 0, set(), "|".join(_NUMBER_WORDS)
     for sentence, _ in _says(_DATA, paper.sentences("experiments")):
         plain = _NO_PROSE.sub(" ", sentence)
-        for word in re.findall(rf"(?i)\b(\w+)(?: [\w-]+)? (?={_DATA})", plain):
-            count = max(count, _NUMBER_WORDS.get(word.lower(), 0))
+        for word in re.findall(rf"(?i)\b({numbers})(?: [\w-]+){{0,2}} (?={_DATA})", plain):
+            count = max(count, _NUMBER_WORDS[word.lower()])
         names |= set(_SET_NAME.findall(plain)) - _COMMON
     count = max(count, len(names))
     if count < data_sets:
@@ -2330,15 +2347,20 @@ def rule_data_sets(paper: Outline, *, data_sets: int = 2) -> Iterator[Finding]:
         yield _warn("data_sets", paper.place("experiments"), found, f"{data_sets} or more, by name")
 
 
-_CHOICE = r"\b(choose|chose|chosen|set|sets|select(ed)?|fix(ed)?|tuned?|pick(ed)?|use[ds]?)\b"
-_REASON = r"\bbecause\b|\bsince\b|\bso that\b|\bdue to\b|\bin order to\b|\bvalidation\b|\bas (it|this|larger|smaller)\b"
-_ROLE = r"sensitiv|\brole of\b|\b(effect|influence) of\b|\bvary|\bvarying\b|\bsweep|\bgrid search\b"
+_CHOICE = _any(
+    "choose, chose, chosen, set, sets, select*, fix, fixed, tune*, pick*, use, used, uses"
+)
+_REASON = _any(
+    "because, since, so that, due to, in order to, validation, as it, as this, as larger,"
+    " as smaller"
+)
+_ROLE = _any("sensitiv*, role of, effect of, influence of, vary, varying, sweep*, grid search")
 
 
 # %% tags=["promote"]
 @looks_at("experiments")
 def rule_hyperparameters(paper: Outline, *, reasons: int = 1) -> Iterator[Finding]:
-    """The experiments say why the hyperparameters have their values, or what the role of each is."""
+    """The experiments say why hyperparameters have their values, or what the role of each is."""
     sentences = paper.sentences("experiments")
     given = _says(_REASON, _says(_CHOICE, sentences)) + _says(_ROLE, sentences)
     if len(given) < reasons:
@@ -2347,7 +2369,10 @@ def rule_hyperparameters(paper: Outline, *, reasons: int = 1) -> Iterator[Findin
         yield _warn("hyperparameters", paper.place("experiments"), found, wanted)
 
 
-_ABLATION = r"\bablat|\bwith and without\b|\bwithout (the|our|this|any)\b|\bw/o\b|\bremov(e|es|ed|ing) (the|our)\b|\bleave[- ]one"
+_ABLATION = _any(
+    "ablat*, with and without, without the, without our, without this, without any, w/o,"
+    " remove the, removes the, removed the, removing the, remove our, removing our, leave-one*"
+)
 
 
 @looks_at("experiments")
@@ -2360,7 +2385,10 @@ def rule_ablation(paper: Outline) -> Iterator[Finding]:
 
 
 # %% tags=["promote"]
-_FAILURE = r"\bfail|\bworst\b|\bpoor|\bwrong|\bmistake|\bbreaks? down\b|\bstruggle|\bartefact|\bartifact|\bbad\b"
+_FAILURE = _any(
+    "fail*, worst, poor*, wrong*, mistake*, breaks down, break down, struggle*, artefact*,"
+    " artifact*, bad"
+)
 
 
 @looks_at("experiments")
@@ -2376,8 +2404,11 @@ def rule_failures(paper: Outline) -> Iterator[Finding]:
         yield _warn("failures", paper.place("experiments"), found, wanted)
 
 
-_INTERPRET = r"\binterpret|\bexplainab|\battention maps?\b|\bsaliency\b"
-_HEDGE = r"\bcould\b|\bmight\b|\bmay\b|\bperhaps\b|\bsuggests?\b|\bappears?\b|\bseems?\b|\bpossibl[ey]\b|\blikely\b"
+_INTERPRET = _any("interpret*, explainab*, attention map, attention maps, saliency")
+_HEDGE = _any(
+    "could, might, may, perhaps, suggest, suggests, appear, appears, seem, seems, possible,"
+    " possibly, likely"
+)
 
 
 @looks_at("experiments")
@@ -2390,10 +2421,14 @@ def rule_hedge(paper: Outline) -> Iterator[Finding]:
             yield _warn("hedge", paragraph.place, found, "“could”, “might”, and how you see it")
 
 
-_LIMIT = r"\blimit|\bshortcoming|\bdrawback|\bcannot\b|\b(does|do|did) not\b|\bweakness|\brestrict|\bonly (works?|tested|studied)\b"
-_FUTURE = (
-    r"\bfuture\b|\buntried\b|\bno time\b|\bnot (yet )?(tried|tested|explored)\b|\bleft (open|for|to)\b"
-    r"|\bremains? (to|open)\b|\bnext step|\bwe plan\b|\byet to\b|\bopen question"
+_LIMIT = _any(
+    "limit*, shortcoming*, drawback*, cannot, does not, do not, did not, weakness*, restrict*,"
+    " only work, only works, only tested, only studied"
+)
+_FUTURE = _any(
+    "future, untried, no time, not tried, not yet tried, not tested, not explored, left open,"
+    " left for, left to, remains to, remains open, remain to, next step*, we plan, yet to,"
+    " open question*"
 )
 
 
@@ -2479,7 +2514,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     """
     found = {}
     for text in texts:
-        name, equals, value = text.partition("=")
+        name, _, value = text.partition("=")
         default = _chosen([name.strip()], thresholds(), "threshold")[name.strip()]
         kind = float if isinstance(default, float) else int
         try:

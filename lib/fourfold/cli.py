@@ -292,7 +292,10 @@ def review(
         bool, typer.Option("--json", help="One JSON object a line for each finding.")
     ] = False,
 ) -> None:
-    """Review a paper draft: what it lacks, with file and line. Exit 0 clean, 1 findings, 2 unread."""
+    """Review a paper draft: what it lacks, with file and line.
+
+    The exit code is 0 for a clean draft, 1 for findings, 2 for a draft that cannot be read.
+    """
     import json
 
     from fourfold.course.errors import CourseError
