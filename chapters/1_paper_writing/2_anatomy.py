@@ -45,7 +45,7 @@ from markdown_it.token import Token
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pylatexenc.latex2text import LatexNodes2Text
-from pylatexenc.latexwalker import LatexWalker, LatexWalkerError, get_default_latex_context_db
+from pylatexenc.latexwalker import LatexWalker, get_default_latex_context_db
 
 from fourfold.kit.drawing import COLOURS, canvas, show
 from fourfold.kit.notebook import shows_error
@@ -637,11 +637,11 @@ class _Page:
     def draft(self, name: str) -> Draft:
         for (found, file), count in self.alike.items():
             if count > 3:
+                like = [
+                    i for i, f in enumerate(self.faults) if (f.found, f.place.file) == (found, file)
+                ]
                 more = f"{found} ({count - 3} times more)"
-                last = next(
-                    f for f in reversed(self.faults) if (f.found, f.place.file) == (found, file)
-                )
-                self.faults[self.faults.index(last)] = replace(last, found=more)
+                self.faults[like[-1]] = replace(self.faults[like[-1]], found=more)
         lists = (self.sections, self.paragraphs, self.marks, self.citations, self.references)
         return Draft(name, self.title, *map(tuple, lists), tuple(self.faults))
 
@@ -1247,7 +1247,7 @@ def _as_text(tex: str) -> str:
     r"""What a few signs of TeX say as text, from pylatexenc's tables: é for \'{e}, … for \ldots."""
     try:
         text = LatexNodes2Text().latex_to_text(tex).strip()
-    except (LatexWalkerError, RecursionError, ValueError, IndexError):
+    except Exception:  # asked for a macro without its arguments, it may raise anything
         return ""
     return text if len(text) <= 8 else ""  # \maketitle and the like say more than a sign
 
@@ -1336,7 +1336,11 @@ def _text_word(tex: _Tex, name: str) -> None:
     else:
         if _takes_option(name):
             _option(tex)
-        tex.write(" " if name == "item" else _as_text(rf"\{name} "))
+        sign = _as_text(rf"\{name} ")
+        source = _current(tex)
+        if sign and source:  # TeX ends a command's name at a space, and drops the space
+            source.position = _SPACE.match(source.text, source.position).end()
+        tex.write(" " if name == "item" else sign)
 
 
 @lru_cache(maxsize=4096)
@@ -1898,9 +1902,12 @@ def _any(words: str) -> str:
 
 
 def _says(pattern: str, sentences: Iterable[tuple[str, Place]]) -> list[tuple[str, Place]]:
-    """The sentences in which a pattern stands."""
+    """The sentences in which a pattern stands; labels and keys are no words of theirs."""
     found = re.compile(rf"(?i)(?:{pattern})")
-    return [(sentence, place) for sentence, place in sentences if found.search(sentence)]
+    return [pair for pair in sentences if found.search(_LABELS.sub("", pair[0]))]
+
+
+_LABELS = re.compile(r"\[[@#][^\[\]]*\]")
 
 
 def _warn(rule: str, place: Place, found: str, wanted: str) -> Finding:
@@ -1914,10 +1921,14 @@ def _quote(text: str, most: int = 60) -> str:
 @looks_at()
 def rule_sections(paper: Outline) -> Iterator[Finding]:
     """All parts of a paper are there."""
-    end = paper.draft.sections[-1].place if paper.draft.sections else Place(paper.draft.name, 1)
     for part, indices in paper.parts.items():
         if not indices:
-            yield _warn("sections", end, f"no section called {part}", f"a section for the {part}")
+            yield _warn(
+                "sections",
+                Place(paper.draft.name, 1),
+                f"no section called {part}",
+                f"a section for the {part}",
+            )
 
 
 # %% [markdown]
@@ -2169,7 +2180,7 @@ _NO_SYMBOL = re.compile(
 )
 _SCRIPT = re.compile(r"[_^]\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\w)")
 _SYMBOL = re.compile(
-    rf"{_FONTS}\s*\{{?\s*(?:\\[A-Za-z]+|[A-Za-z])\s*\}}?|\\(?:var)?(?:alpha|beta|gamma|delta|epsilon"
+    rf"{_FONTS}(?![A-Za-z])\s*\{{?\s*(?:\\[A-Za-z]+|[A-Za-z])\s*\}}?|\\(?:var)?(?:alpha|beta|gamma|delta|epsilon"
     r"|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega|Gamma"
     r"|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega|ell)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]"
 )
@@ -2672,7 +2683,7 @@ def draw_skeleton(axes: Axes, draft: Draft) -> None:
 # %% tags=["promote"]
 def _draw_sections(axes: Axes, draft: Draft, words: int) -> None:
     top = min((s.level for s in draft.sections), default=1)
-    ends = [*(s.at for s in draft.sections[1:]), draft.words]
+    ends = [*(s.at for s in draft.sections[1:]), draft.words][: len(draft.sections)]
     shade, free = 0, -math.inf
     for section, end in zip(draft.sections, ends, strict=True):
         depth = section.level - top
