@@ -82,7 +82,7 @@ def test_a_draft_is_counted_as_by_hand(path, counts):
     [
         ("orchard/paper.tex", "sections", 0, "paper.tex:11"),
         ("orchard/paper.tex", "sections", 2, "sections/related.tex:1"),
-        ("orchard/paper.tex", "sections", 17, "paper.tex:26"),
+        ("orchard/paper.tex", "sections", 17, "paper.tex:25"),
         ("orchard/paper.tex", "figures", 0, "figures/pipeline.tex:1"),
         ("orchard/paper.tex", "equations", 0, "sections/background.tex:7"),
         ("orchard/paper.tex", "equations", 4, "sections/method.tex:20"),
@@ -336,7 +336,7 @@ def all_of_it(path):
     assert sum(s.at >= 0 for s in draft.sections) == len(draft.sections)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(min_value=0), st.sampled_from([*MAINS, DRAFTS / "bees.md"]))
 def test_a_draft_cut_off_at_any_byte_is_read(tmp_path_factory, cut, main):
     folder = tmp_path_factory.mktemp("cut") / "draft"
@@ -358,13 +358,15 @@ def test_random_bytes_are_read(tmp_path_factory, data, suffix):
     all_of_it(path)
 
 
-PIECES = (
-    r"\section \section{ \section{A} \begin{figure} \end{figure} \begin{equation} \end{equation} { }"
-    r" $ $$ \[ \] \( \) % \cite{a} \cite[ ] [ \caption{ \label{b} \ref{b} \item \verb| | \input{a}"
+PIECES = re.findall(
+    r"\S+",
+    r"\section \section{ \section{A} \begin{figure} \end{figure} \begin{equation} \end{equation}"
+    r" { } $ $$ \[ \] \( \) % \cite{a} \cite[ ] [ \caption{ \label{b} \ref{b} \item \verb| | \ word"
     r" \newcommand{\x}[1]{#1} \x \def\x{\x} \begin{x} \end{x} \newenvironment{x}{\begin{align}}{}"
-    r" \end{document} \begin{document} \documentclass{a} \appendix \par word \\ \' ~ & # ^ _ \ "
-    r" \begin{verbatim} \end{verbatim} \iffalse \fi \ensuremath{ \text{ \begin{tabular}{l} ## # > - | ` ![a](b)"
-).split(" ")
+    r" \end{document} \begin{document} \documentclass{a} \appendix \par \\ \' ~ & # ^ _ \input{a}"
+    r" \begin{verbatim} \end{verbatim} \iffalse \fi \ensuremath{ \text{ \begin{tabular}{l} ## > - `"
+    r" ![a](b) \begin{abstract} \end{abstract} \captionof{figure}{ \begin{table*} \end{table*}",
+)
 
 
 @settings(max_examples=300)
@@ -382,17 +384,17 @@ def test_a_soup_of_commands_is_read(tmp_path_factory, pieces, is_latex):
         "{" * 10_000 + "}" * 10_000,
         r"\begin{itemize}\item " * 5000,
         "".join(rf"\begin{{e{i}}}" for i in range(3000)),
-        "word " * 1_000_000,
-        "$a " * 100_001,
-        r"\section{" * 50_000,
-        r"\cite[" * 50_000,
-        r"\newcommand{" * 50_000,
+        "word " * 200_000,
+        "$a " * 30_001,
+        r"\section{" * 10_000,
+        r"\cite[" * 10_000,
+        r"\newcommand{" * 10_000,
         r"\newcommand{\a}[1]{#1}" + r"\a{" * 20_000 + "}" * 20_000,
         r"\section{Method}\begin{equation}" + "x_{" * 20_000 + "}" * 20_000 + r"\end{equation}",
-        "[@" * 100_000,
-        "%\n" * 200_000,
-        r"\verb!" * 100_000,
-        r"\input " * 50_000,
+        "[@" * 20_000,
+        "%\n" * 50_000,
+        r"\verb!" * 20_000,
+        r"\input " * 10_000,
     ],
     ids=lambda text: text[:12],
 )
@@ -402,13 +404,17 @@ def test_large_and_deep_sources_end(read, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["word " * 1_000_000, "[" * 90_000, "$a " * 30_000, "> " * 20_000 + "a", "$$\na\n" * 20_000]
-    + [
-        "\\begin{equation}\n" * 10_000,
+    [
+        "word " * 200_000,
+        "[" * 90_000,
+        "$a " * 30_000,
+        "> " * 20_000 + "a",
+        "$$\na\n" * 5_000,
+        "\\begin{equation}\n" * 3_000,
         "`" * 90_000,
         "*a_" * 30_000,
-        "[1-999999]" * 9_000,
-        "#\n" * 9_000,
+        "[1-999999]" * 1_000,
+        "#\n" * 5_000,
     ],
     ids=lambda text: text[:9],
 )
@@ -541,7 +547,7 @@ BREAKS = {
         (S + "introduction.tex", r"What can", "All that can"),
     ],
     "balance": [(S + "background.tex", r"\\subsection{A law.*", "")],
-    "works": [(S + "related.tex", r"\\cite{buckland}", "")],
+    "works": [(S + "related.tex", r"\\cite{(buckland|rahnemoonfar,chen)}", "")],
     "examples": [(S + "background.tex", r"For instance, with \$\\mu = 48\$ and \$r = 6\$", "Here")],
     "pipeline": [
         ("figures/pipeline.tex", r"The pipeline, from one photograph \$x\$ to", "One $x$,")
@@ -563,7 +569,6 @@ BREAKS = {
         (S + "experiments.tex", r"shows the role of", "shows"),
         (S + "experiments.tex", r"The role of two", "Two"),
         (S + "experiments.tex", r"a strong effect", "much to say"),
-        (S + "experiments.tex", r"The learning rate was set to", "The learning rate is"),
     ],
     "ablation": [
         (S + "experiments.tex", r"Ablation on", "Parts on"),
@@ -604,7 +609,7 @@ def test_a_list_of_works_is_no_discussion(changed):
     listing = r"\section{Related Work} " + " ".join(
         rf"A{i} did it~\cite{{k{i}}}." for i in range(12)
     )
-    draft = changed((S + "related.tex", ".*", listing + " More words. " * 200))
+    draft = changed((S + "related.tex", ".+", listing + " More words. " * 200))
     found = [f.found for f in review(draft, rules=["discussion"])]
     assert len(found) == 2 and "12 sentences in a row" in found[1]
 
@@ -750,7 +755,7 @@ def long_paper(sections=12, paragraphs=30, words=42, seed=0):
             counts[extra] += 1
             text += {
                 "cite": rf" \citex{{k{p},l{p}}}.",
-                "equation": "\n\\be x_i = \\alpha + y \\label{eq:%d-%d} \\ee\n" % (s, p),
+                "equation": f"\n\\be x_i = y \\label{{eq:{s}-{p}}} \\ee\n",
                 "figure": "\n\\begin{figure*}[t]\\caption{A \\emph{b} $c$.}\\end{figure*}\n",
                 "none": " % nothing, \\cite{ghost}",
             }[extra]
