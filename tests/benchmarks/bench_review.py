@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="how often each draft is read")
     turns = max(1, parser.parse_args().turns)
     print(f"  {'draft':<24}{'size':>13}{'read (s)':>12}{'review (s)':>12}")
-    for main_file in sorted(DRAFTS.glob("*/*.tex")):
+    mains = (f for f in DRAFTS.glob("*/*.tex") if "documentclass" in f.read_text())
+    for main_file in sorted(mains):
         size = sum(file.stat().st_size for file in main_file.parent.rglob("*.tex"))
         row(main_file.parent.name, main_file, size, turns)
     with tempfile.TemporaryDirectory() as folder:
