@@ -81,9 +81,9 @@ from fourfold.paper_writing.anatomy import (
 # %% [markdown]
 # ## Figure
 #
-# Here is a draft to look at: three quarters of a page on reading water meters from photographs, in
-# a file `main.tex` that brings in five others with `\input`. It was written in one evening. (The
-# cells of this section use the finished functions of the library; the section *Code* builds them.)
+# Here is a draft to look at: a short paper on reading water meters from photographs, in a file
+# `main.tex` that brings in others with `\input`. (The cells of this section use the finished
+# functions of the library; the section *Code* builds them.)
 
 # %%
 weak_files = {}
@@ -260,8 +260,8 @@ main = weak_files["main.tex"]
 naive_count(main)
 
 # %% [markdown]
-# It sees none of the five files, so let us put them together. What it still gets wrong we can
-# provoke one at a time.
+# It reads `main.tex` alone and misses every section that stands in a file of its own; it counts the
+# heading and the citation behind a `%`. Here are such traps one at a time, each with the truth.
 
 # %%
 traps = {
@@ -321,8 +321,8 @@ assert deep == "RecursionError"
 print(f"10,000 open braces: {deep}; a line four times as long takes {two / one:.0f} times as long")
 
 # %% [markdown]
-# A tree is walked by functions that call themselves, one call deeper for each brace, and Python allows
-# about a thousand. And a long text without a break takes more than its share of time. A
+# A tree is walked by functions that call themselves, one call deeper for each brace, and Python limits
+# how deep calls may go. And a long text without a break takes more than its share of time. A
 # program that others point at their drafts must neither fall nor wait. So we take from pylatexenc what
 # is sound, its tables of what hundreds of macros take as arguments and which sign `\'e` or `\ldots`
 # stands for, and go through the text ourselves: one token (the smallest piece that means something)
@@ -352,8 +352,7 @@ class Place(NamedTuple):
 class Finding:
     """What one rule found: where, what stands there, and what would satisfy the rule.
 
-    severity  "error" for source that could not be read as meant, "warning" for a rule not met,
-              "note" for a weaker hint
+    severity  "error" for source that could not be read as meant, "warning" for a rule not met
     """
 
     rule: str
@@ -498,7 +497,7 @@ class Draft:
 
 
 # %% [markdown]
-# ### Words
+# ### What a word is
 #
 # What is a word (Equation 1)? A run of letters in any script that has spaces, with hyphens and
 # apostrophes inside. Formulas and citations stand in the text of a paragraph as `$…$` and `[@key]`,
@@ -1284,10 +1283,10 @@ _PASS = {
 
 
 @lru_cache(maxsize=4096)
-def _takes_option(name: str) -> bool:
-    """Whether a macro may be followed by [ ]: from pylatexenc's tables; yes where it knows none."""
+def _arguments(name: str) -> str:
+    """What arguments a macro takes, from pylatexenc's tables; an option where it knows none."""
     known = get_default_latex_context_db().get_macro_spec(name)
-    return "[" in (known.args_parser.argspec or "") if known and known.args_parser else True
+    return known.args_parser.argspec or "" if known and known.args_parser else "["
 
 
 # %% tags=["promote"]
@@ -1309,9 +1308,9 @@ def _text_word(tex: _Tex, name: str) -> None:
     elif len(name) == 1 and name in "cvuHkrbdt":
         tex.write(_as_text(rf"\{name}{{{(_argument(tex) or '')[:20]}}}"))
     else:
-        if _takes_option(name):
+        if "[" in _arguments(name):
             _option(tex)
-        sign = _as_text(rf"\{name} ")
+        sign = "" if "{" in _arguments(name) else _as_text(rf"\{name} ")
         source = _current(tex)
         if sign and source:  # TeX ends a command's name at a space, and drops the space
             source.position = _SPACE.match(source.text, source.position).end()
@@ -2567,8 +2566,11 @@ thresholds()
 
 
 # %% tags=["promote"]
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
+def _row(finding: Finding) -> str:
+    found, wanted = (text.replace("|", r"\|") for text in (finding.found, finding.wanted))
+    if finding.rule == "reading":  # it quotes source, which Markdown would read as its own
+        found = f"`{found}`"
+    return f"| `{finding.place}` | {finding.rule} | {found} | {wanted} |"
 
 
 @dataclass(frozen=True)
@@ -2601,10 +2603,7 @@ class Review:
 
     def _repr_markdown_(self) -> str:
         head = f"**{self._verdict()}** in {self.draft}\n\n"
-        rows = [
-            f"| `{f.place}` | {f.rule} | {_cell(f.found)} | {_cell(f.wanted)} |"
-            for f in self.findings
-        ]
+        rows = [_row(finding) for finding in self.findings]
         table = ["| place | rule | found | wanted |", "| --- | --- | --- | --- |", *rows]
         return head + ("\n".join(table) if rows else "")
 
@@ -2845,7 +2844,7 @@ review(repaired)
 
 # %% [markdown]
 # No finding is left. (The numbers in this paper are invented; that, no rule can see.) The two
-# skeletons side by side, to the same scale of the page:
+# skeletons side by side, each as long as the page:
 
 
 # %%
