@@ -2892,7 +2892,6 @@ thirty_pages = "\\section{Method}\n" + block * (120_000 // len(block))
 start = perf_counter()
 long_review = review(read_text(thirty_pages))
 elapsed = perf_counter() - start
-assert elapsed < 2, "thirty pages take less than two seconds"
 print(f"{len(thirty_pages):,} characters: {'under half a second' if elapsed < 0.5 else 'a while'}")
 
 # %% [markdown]
