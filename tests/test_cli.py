@@ -1,5 +1,6 @@
 """The `fourfold` command as a reader types it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from fourfold.course.files import House
 from fourfold.course.lesson import lessons
 
 FIRST = lessons(House.here())[0]
+DRAFT = House.here().root / "tests" / "paper_writing" / "drafts" / "orchard" / "paper.tex"
 
 
 def fourfold(*words, scale="cpu", **options):
@@ -22,7 +24,9 @@ def fourfold(*words, scale="cpu", **options):
     )
 
 
-@pytest.mark.parametrize("verb", ["lab", "doctor", "start", "check", "run", "build", "new"])
+@pytest.mark.parametrize(
+    "verb", ["lab", "doctor", "start", "check", "run", "build", "new", "review"]
+)
 def test_each_verb_explains_itself(verb):
     done = fourfold(verb, "--help")
     assert done.returncode == 0 and len(done.stdout.split()) > 15
@@ -30,7 +34,7 @@ def test_each_verb_explains_itself(verb):
 
 def test_help_names_every_verb_and_the_first_step():
     text = fourfold("--help").stdout
-    for word in ("lab", "doctor", "start", "check", "run", "build", "new", "New here?"):
+    for word in ("lab", "doctor", "start", "check", "run", "build", "new", "review", "New here?"):
         assert word in text
 
 
@@ -46,6 +50,14 @@ def test_help_names_every_verb_and_the_first_step():
         (("new", "6_x/1_y", "--title", ""), "title: got ''"),
         (("start", os.devnull + "/sub"), "Not a directory"),
         (("start", FIRST.chapter), "names a lesson; say --chapter"),
+        (("review",), "DRAFT: none given; expected the main file of a draft"),
+        (("review", "none.tex"), "none.tex: no such file"),
+        (("review", "none.docx"), "expected one that ends in .tex or .md"),
+        (("review", "."), "is a folder; expected a file"),
+        (("review", DRAFT, "--rule", "questoin"), "rules: got 'questoin'; expected question"),
+        (("review", DRAFT, "--set", "work=5-30"), "threshold: got 'work'; expected works"),
+        (("review", DRAFT, "--set", "works=many"), "works: got 'many'; expected a value such as"),
+        (("review", DRAFT, "--section", "metod=A"), "section: got 'metod'; expected method"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(words, message, tmp_path):
@@ -115,3 +127,32 @@ def test_start_then_check_then_a_written_answer(tmp_path):
 def test_check_without_a_workspace_says_how_to_get_one(tmp_path):
     done = fourfold("check", FIRST.key, "--in", tmp_path / "none")
     assert done.returncode == 2 and "fourfold start" in done.stderr
+
+
+def test_review_is_silent_about_a_clean_draft(tmp_path):
+    done = fourfold("review", DRAFT)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("0 findings\n")
+
+
+def test_review_lists_findings_with_file_and_line(tmp_path):
+    (tmp_path / "weak.md").write_text("# Weak\n\n## Introduction\n\nWe are good.\n")
+    done = fourfold("review", "weak.md", cwd=tmp_path)
+    assert done.returncode == 1 and "weak.md:3  question" in done.stdout
+    assert fourfold("review", "weak.md", "--rule", "introduction", cwd=tmp_path).returncode == 0
+    relaxed = ("--rule", "trend", "--set", "introduction_works=0")
+    assert fourfold("review", "weak.md", *relaxed, cwd=tmp_path).returncode == 0
+    lines = fourfold("review", "weak.md", "--json", cwd=tmp_path).stdout.splitlines()
+    places = [(line["file"], line["line"]) for line in map(json.loads, lines)]
+    assert set(places) == {("weak.md", 1), ("weak.md", 3)}
+
+
+def test_review_takes_a_section_by_its_title(tmp_path):
+    (tmp_path / "a.md").write_text("# A\n\n## Introduction\n\nWhy?\n\n## Gadgets\n\nText.\n")
+    text = fourfold("review", "a.md", "--section", "background=Gadgets", cwd=tmp_path).stdout
+    assert "no section called method" in text and "no section called background" not in text
+
+
+def test_review_lists_its_rules():
+    done = fourfold("review", "--rules")
+    assert done.returncode == 0 and "--set works=10-15" in done.stdout and "ablation" in done.stdout

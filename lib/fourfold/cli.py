@@ -266,5 +266,70 @@ def run(
     raise typer.Exit(1 if failures else 0)
 
 
+@app.command()
+def review(
+    draft: Annotated[
+        Path | None,
+        typer.Argument(metavar="DRAFT", help="The main file of a draft, .tex or .md."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="Hold it against this rule only; repeat for more.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A threshold, such as works=5-30."),
+    ] = None,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=TITLE", help="What a section is called, such as method='Our gadget'."
+        ),
+    ] = None,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="List the rules with their thresholds, and stop.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line for each finding.")
+    ] = False,
+) -> None:
+    """Review a paper draft: what it lacks, with file and line.
+
+    The exit code is 0 for a clean draft, 1 for findings, 2 for a draft that cannot be read.
+    """
+    import json
+
+    from fourfold.course.errors import CourseError
+    from fourfold.paper_writing import anatomy
+
+    if rules:
+        for name, function in anatomy.RULES.items():
+            typer.echo(f"{name:16}{(function.__doc__ or '').splitlines()[0]}")
+            for threshold, default in anatomy.thresholds({name: function}).items():
+                typer.echo(f"{'':16}--set {threshold}={_as_setting(default)}")
+        return
+    if draft is None:
+        raise CourseError("DRAFT: none given; expected the main file of a draft, .tex or .md")
+    try:
+        found = anatomy.review(
+            anatomy.read_draft(draft),
+            rule or anatomy.RULES,
+            anatomy.TITLES | anatomy.section_titles(section or []),
+            **anatomy.parse_settings(settings or []),
+        )
+    except ValueError as error:  # of which DraftError is one
+        raise CourseError(str(error)) from None
+    if as_json:
+        for finding in found:
+            place = {"file": finding.place.file, "line": finding.place.line}
+            typer.echo(json.dumps(vars(finding) | place | {"place": str(finding.place)}))
+    else:
+        typer.echo(str(found))
+    raise typer.Exit(1 if len(found) else 0)
+
+
+def _as_setting(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 if __name__ == "__main__":
     main()
