@@ -19,3 +19,18 @@ def without_shape_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a draft given as text, with other files beside it."""
+    from fourfold.kit.drafts import read_draft  # after the hook above
+
+    def write(text, name="main.tex", **files):
+        for other, content in {name: text, **files}.items():
+            path = tmp_path / other
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_draft(tmp_path / name)
+
+    return write

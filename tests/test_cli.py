@@ -13,7 +13,7 @@ from fourfold.course.files import House
 from fourfold.course.lesson import lessons
 
 FIRST = lessons(House.here())[0]
-DRAFT = House.here().root / "tests" / "paper_writing" / "drafts" / "orchard" / "paper.tex"
+DRAFT = House.here().root / "tests" / "drafts" / "orchard" / "paper.tex"
 
 
 def fourfold(*words, scale="cpu", **options):

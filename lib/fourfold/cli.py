@@ -299,6 +299,7 @@ def review(
     import json
 
     from fourfold.course.errors import CourseError
+    from fourfold.kit.drafts import read_draft
     from fourfold.paper_writing import anatomy
 
     if rules:
@@ -311,7 +312,7 @@ def review(
         raise CourseError("DRAFT: none given; expected the main file of a draft, .tex or .md")
     try:
         found = anatomy.review(
-            anatomy.read_draft(draft),
+            read_draft(draft),
             rule or anatomy.RULES,
             anatomy.TITLES | anatomy.section_titles(section or []),
             **anatomy.parse_settings(settings or []),

@@ -8,9 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from fourfold.paper_writing.anatomy import read_draft, review
+from fourfold.kit.drafts import read_draft
+from fourfold.paper_writing.anatomy import review
 
-DRAFTS = Path(__file__).parents[1] / "paper_writing" / "drafts"
+DRAFTS = Path(__file__).parents[1] / "drafts"
 BLOCK = (
     r"\subsection{Step} We take $x_i \in \mathbb{R}^{d}$ from \emph{all} of the data, as others do"
     r" \citex{a,b}, and write it in a form that is common to both, see \cref{eq:one}. "
