@@ -55,7 +55,8 @@ def test_what_is_empty_is_absent_at_any_depth(nothing):
     parsed = parse_yaml(text)
     assert parsed.fields == {"b": ["x"], "e": [{"g": "y"}]}
     assert parsed.line(("b", 0)) == 4, "the line is that of the item, not of its place in the file"
-    assert parse_yaml(f"a: {nothing}").fields is None
+    assert parse_yaml(f"a: {nothing}").fields == {}, "a group with nothing in it"
+    assert parse_yaml(f"- {nothing}").fields is None
 
 
 def test_a_quoted_null_is_a_word():
@@ -81,6 +82,8 @@ def test_a_place_has_the_line_of_its_deepest_part_that_is_there(place, line):
         ("a:\na: 1\n", "line 2: a stands twice"),
         ("a: 1\n'': 2\n", "line 2: a field has no name; expected `name: value`"),
         ("a: 1\n' ': 2\n", "line 2: a field has no name"),
+        ("a: {b: c, half a text}\n", "line 1: half a text has no colon; expected `name: value`"),
+        ("a:\n  - {c: d, e,\n f: g}\n", "line 2: e has no colon; .* a comma, which ends a value"),
         ("[1, 2]: 3", "line 1: a field's name is a list or a group; expected a word"),
         ("a: &x b\nc: *x\n", r"line 2: a text is used again by an alias \(\*\)"),
         ("a: &x [*x]\n", "line 1: a text is used again by an alias"),
@@ -99,6 +102,7 @@ def test_what_is_refused_is_told_in_one_line(text, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (GOOD + "facts: {a: b, c}\n", r"line 5: c has no colon; expected `name: value`, or quotes"),
         (GOOD + "minuts: 1\n", r"line 5: minuts is no known field; the nearest is minutes$"),
         (GOOD + "zzz: 1\n", r"line 5: zzz is no known field; known: title, minutes, note, steps"),
         (GOOD + "  nam: 1\n", r"line 5: steps\[0\]\.nam is no known field; the nearest is name$"),
@@ -123,6 +127,7 @@ def test_what_is_refused_is_told_in_one_line(text, says):
         ("title: soup\nminutes: 1\n", r"line 1: steps is missing; expected a list of groups, each"),
         ("- a\n", r"a list; expected fields such as `title: …`$"),
         ("soup", r"'soup'; expected fields such as `title: …`$"),
+        ("title:\nsteps: []\n", r"line 1: title is missing; expected a text \(and 2 more\)$"),
         ("", r"empty; expected fields such as `title: …`$"),
         ("# only a remark\n", r"empty; expected fields"),
     ],

@@ -75,7 +75,9 @@ class YamlText:
 
     def __init__(self, root: yaml.Node | None):
         self._root = root
-        self.fields = None if root is None or _prune(root) else _plain(root)
+        nothing = root is None or _prune(root)
+        group = isinstance(root, yaml.MappingNode)
+        self.fields = None if nothing and not group else _plain(root)
 
     def line(self, place: Place = ()) -> int:
         """The line, from 1, at which the deepest part of `place` that is there begins."""
@@ -96,7 +98,8 @@ def parse_yaml(text: str, name: str = "text") -> YamlText:
     is empty (also an item of a list, or a group with nothing in it) is left out. White space in a
     field's name counts as one space.
 
-    Raises TextError for what is not YAML, a field that stands twice or has no name, and an alias.
+    Raises TextError for what is not YAML, a field that stands twice or has no name or no colon, and
+    an alias.
 
     >>> parsed = parse_yaml("number: 2406.10510\\nsteps:\\n- one\\n- two\\n")
     >>> parsed.fields
@@ -126,7 +129,7 @@ def _prune(node: yaml.Node) -> bool:
         node.value = [item for item in node.value if not _prune(item)]
         return not node.value
     names: set[str] = set()
-    for key, _ in node.value:
+    for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _Refused(key.start_mark, "a field's name is a list or a group; expected a word")
         key.value = " ".join(key.value.split())
@@ -134,6 +137,12 @@ def _prune(node: yaml.Node) -> bool:
             raise _Refused(key.start_mark, "a field has no name; expected `name: value`")
         if key.value in names:
             problem = f"{_short(key.value)} stands twice; expected each field once"
+            raise _Refused(key.start_mark, problem)
+        if ":" not in key.end_mark.buffer[key.end_mark.index : value.start_mark.index]:
+            problem = (
+                f"{_short(key.value)} has no colon; expected `name: value`, or quotes around a "
+                "text with a comma, which ends a value inside {…}"
+            )
             raise _Refused(key.start_mark, problem)
         names.add(key.value)
     node.value = [(key, value) for key, value in node.value if not _prune(value)]
