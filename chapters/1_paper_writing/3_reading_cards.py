@@ -107,8 +107,8 @@ for card in cards:
 # The second question first, since it is the one that readers skip. Each dot is a part of the
 # paper in which one new thing is introduced. A **hatched cell was not read** for the card: its being
 # empty says nothing, and a hollow dot in it is known from elsewhere (a public review, or memory).
-# (What a virtual track or AdaLN is, a layer steered by a condition, the papers' chapters explain;
-# here only the places matter.)
+# (AdaLN is a layer steered by a condition; what it and the virtual tracks do, the papers' chapters
+# explain. Here only the places matter.)
 
 
 # %%
@@ -155,9 +155,9 @@ show(
 # %% [markdown]
 # See the column *method*: it is full, since nothing is new before someone has said how it is built.
 # See the single dots: an innovation that stands in the method alone is easily missed by whoever
-# reads the first page and the last. The hatched cells are the card's own confession. Of SyCo only
-# the abstract was read, so whether its introduction names what is new, this card cannot say; and a
-# picture that drew these cells as empty would claim it.
+# reads the first page and the last. The hatched cells say where the cards are silent. Of SyCo only the
+# abstract was read, so this card cannot say whether the introduction names what is new; a picture
+# that drew these cells as empty would claim that it does not.
 #
 # Now the same four cards read *across*. One row is an aspect, one column a paper. Papers with the
 # same letter in a row hold the same value there.
@@ -503,7 +503,7 @@ class ReadingCard(_Part):
 # A reader who mistypes a field at midnight wants one line: which file, which line of it, which
 # field, what was expected. `model_from_yaml` of the course's kit gives it: it reads YAML with every
 # value as the text it is, remembers the lines, leaves out what is empty, and turns pydantic's errors
-# into sentences. (How, is no matter of reading papers; `fourfold/kit/yaml_text.py` shows it.)
+# into sentences. (How it does so has little to do with reading papers: see `fourfold/kit/yaml_text.py`.)
 
 
 # %% tags=["promote"]
@@ -686,8 +686,8 @@ def escape_latex(text: str) -> str:
 
 
 # %% [markdown]
-# The check asks for four characters that are no commands, too: in LaTeX's oldest font encoding `<`,
-# `|` and `>` print other signs, and `[` or `*` after the `\\` that ends a row is taken for its argument.
+# The check asks for characters that are no commands, too: in LaTeX's oldest font encoding `<`, `|` and
+# `>` print other signs, and `[` or `*` after the `\\` that ends a row is taken for its argument.
 
 # %% tags=["check"]
 assert escape_latex("a & b") == r"a \& b", "& separates columns; written \\& it is a character"
@@ -996,7 +996,6 @@ class Discussion:
         return self.to_markdown()
 
 
-# %% tags=["promote"]
 def _sentence(point: AspectGroups, hedge: bool = False) -> str:
     """`aspect: value (papers); value (papers).`, with "usually … but …" where it is a hedge."""
     (first, _), *rest = point.groups
@@ -1475,7 +1474,9 @@ for some in (cards, odd):
 #
 # ### A card that says something else than you meant
 #
-# A misspelt field, with the nearest one offered and the line to look at:
+# A misspelt field, with the nearest one offered and the line to look at; an innovation without a place
+# (question 2 is half answered, so there is no card); a place that is no part of a paper; and a field
+# that stands twice:
 
 # %% tags=["nbval-check-output"]
 START = "title: Corners\nshort_name: Corners\nyear: 2020\nquestion: What is a corner?\n"
@@ -1483,11 +1484,6 @@ START = "title: Corners\nshort_name: Corners\nyear: 2020\nquestion: What is a co
 with shows_error(TextError):
     parse_card(START + "inovations:\n- name: score\n", "corners.yaml")
 
-# %% [markdown]
-# An innovation without a place (question 2 is half answered, so there is no card), one with a place
-# that is no part of a paper, and a field that stands twice:
-
-# %% tags=["nbval-check-output"]
 NEW = "innovations:\n- name: s\n  what: a score\n  against: edges\n"
 with shows_error(TextError):
     parse_card(START + NEW, "corners.yaml")
