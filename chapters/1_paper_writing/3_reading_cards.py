@@ -1248,8 +1248,8 @@ compare(cards).turned()
 print(compare(cards, ["task", "backbone", "refinement starts from"]).to_latex())
 
 # %% [markdown]
-# And the discussion. Read its second part with care: *every pair* means pixels of two images for
-# RAFT, and atoms of one molecule for the two papers on molecules. The one thing that is "usual" rests
+# Now the discussion. Read its second part with care: *every pair* means pixels of two images for
+# RAFT, and atoms of one molecule for the two papers on molecules. The one finding called usual rests
 # on a word wide enough for both.
 
 # %%
@@ -1283,8 +1283,8 @@ compare(cards, scheme).turned()
 # The notes ask this of diffusion papers: usually all of them use diffusion (通常情况下大家都会用到
 # diffusion), so what is left to differ in? For images the network is often a U-Net (a convolutional
 # network that narrows and widens again, with bridges across), for molecules a Transformer or a graph
-# network. Three short cards of related work, beside our two on molecules. They answer one of the
-# questions and hold three aspects; what they leave open, they say:
+# network. We put three short cards of related work beside our two on molecules. A short card answers
+# the first question and names a few aspects; `open_questions` tells what it leaves open:
 
 # %%
 ours = [card for card in cards if card.aspects["field"] == "molecules"]
