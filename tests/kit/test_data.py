@@ -29,3 +29,9 @@ def test_a_package_without_a_clone_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "_DATA", tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="pip install -e"):
         data_path("cards")
+
+
+@pytest.mark.parametrize("parts", [("/etc/passwd",), ("..", "README.md"), ("cards/../../x",)])
+def test_nothing_outside_the_folder(parts):
+    with pytest.raises(ValueError, match=r"^parts holds '.*'; expected a name inside"):
+        data_path(*parts)

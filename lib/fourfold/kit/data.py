@@ -11,10 +11,16 @@ _DATA = Path(__file__).resolve().parents[3] / "data"
 def data_path(*parts: str) -> Path:
     """The path of a file or folder in `data/`, such as `data_path("cards", "raft.yaml")`.
 
-    Without parts it is the folder itself. Raises FileNotFoundError where there is nothing at that
-    path (naming the nearest names beside it), or where the package was not installed from a clone
-    of the course, whose folder of data no wheel carries.
+    Without parts it is the folder itself. Raises ValueError for a part that leads out of the
+    folder, and FileNotFoundError where there is nothing at that path (naming the nearest names
+    beside it), or where the package was not installed from a clone of the course, whose folder of
+    data no wheel carries.
     """
+    for part in parts:
+        if Path(part).anchor or ".." in Path(part).parts:
+            raise ValueError(
+                f"parts holds {part!r}; expected a name inside the course's data folder"
+            )
     if not _DATA.is_dir():
         raise FileNotFoundError(
             "the course's data folder is not beside the package; expected a clone of the course, "
