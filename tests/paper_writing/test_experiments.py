@@ -642,10 +642,10 @@ def test_measured_says_what_was_measured():
     frame = ablation_frame()
     assert measured(frame, "score", on="held out") == (
         "score on a and b_1 (held out): mean of 5 seeds ± 95 % interval; "
-        "20 runs on a 2-thread CPU, 40 s in all"
+        "20 runs on 2-thread CPU, 40 s in all"
     )
     one = measured(ablation_frame(1)[:1], "score")
-    assert one == "score on a: one seed, no interval; 1 run on a 2-thread CPU, 2.0 s in all"
+    assert one == "score on a: one seed, no interval; 1 run on 2-thread CPU, 2.0 s in all"
     uneven = frame[(frame.dataset == "a") | (frame.seed < 3)].assign(seconds=600.0)
     assert "mean of 3 to 5 seeds" in measured(uneven, "score")
     assert "160 min" not in measured(uneven, "score") and "2.7 h in all" in measured(
@@ -653,6 +653,18 @@ def test_measured_says_what_was_measured():
     )
     with pytest.raises(ValueError, match="frame has no rows"):
         measured(frame[:0], "score")
+
+
+def test_measured_counts_seeds_for_each_setting_and_runs_that_are_not_finite():
+    frame = ablation_frame()
+    # Seeds 0 to 2 with the part and 2 to 4 without: five seeds in all, three for each setting.
+    uneven = frame[frame.part & (frame.seed < 3) | ~frame.part & (frame.seed > 1)]
+    assert "mean of 3 seeds" in measured(uneven, "score")
+    lost = frame.assign(score=frame.score.where(frame.seed > 0))
+    assert "20 runs, 4 of them not finite, on 2-thread CPU" in measured(lost, "score")
+    settings = frame.assign(widths=None)[["part", "widths", "dataset", "seed", "score"]]
+    settings = settings.assign(seconds=1.0, hardware="H100")
+    assert "mean of 5 seeds" in measured(settings, "score"), "None is a setting like others"
 
 
 # Figures
