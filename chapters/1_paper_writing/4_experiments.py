@@ -365,15 +365,17 @@ assert whole_lines(b"") == ([], 0), "an empty file holds no line and no byte"
 assert whole_lines(line + b"\n") == ([json.loads(line)], len(line) + 1), (
     "a line that ends in a newline is whole, and the newline counts"
 )
-assert whole_lines(line)[1] == len(line), "a line that lacks only its newline is whole"
+assert whole_lines(line) == ([json.loads(line)], len(line)), (
+    "a line that lacks only its newline is whole: its value counts, and all its bytes"
+)
 for cut in range(1, len(line)):
-    assert whole_lines(line + b"\n" + line[:cut])[1] == len(line) + 1, (
+    assert whole_lines(line + b"\n" + line[:cut]) == ([json.loads(line)], len(line) + 1), (
         f"a line cut after {cut} bytes is torn: it counts neither as a value nor in the bytes"
     )
 try:
     whole_lines(b"oops\n" + line)
-except ValueError:
-    pass
+except ValueError as error:
+    assert "line 1" in str(error), "the error names the number of the line, counted from 1"
 else:
     raise AssertionError("a line that is not JSON, and not the last, raises ValueError")
 
@@ -442,7 +444,9 @@ assert missing_runs(plan, []) == plan, "with nothing finished the whole grid is 
 assert [run.seed for run in missing_runs(plan, [other.key])] == [3, 2], (
     "a finished run is not missing, whatever the order of its setting's keys"
 )
-assert missing_runs(plan, (run.key for run in plan)) == [], "finished may be any iterable of keys"
+assert missing_runs(plan, (run.key for run in reversed(plan))) == [], (
+    "finished may be any iterable of keys, in any order"
+)
 assert missing_runs(plan, [Run({"a": 9, "b": 2}, "digits", 1).key]) == plan, (
     "what is finished outside the grid takes nothing from it"
 )
@@ -1085,7 +1089,16 @@ assert mean_interval(iter([1.0, 3.0]), 0.5).half < mean_interval([1.0, 3.0]).hal
     "a lower level gives a narrower interval"
 )
 assert math.isnan(mean_interval([0.9]).half), "one value has no interval: its half width is nan"
-assert mean_interval([]).n == 0, "no value gives n = 0 and a mean of nan, not an error"
+nothing = mean_interval([])
+assert nothing.n == 0 and math.isnan(nothing.mean) and math.isnan(nothing.half), (
+    "no value gives n = 0, and nan for the mean and for half the width, not an error"
+)
+try:
+    mean_interval([0.9, 0.8], 95)
+except ValueError:
+    pass
+else:
+    raise AssertionError("a level of 95 is no share between 0 and 1; raise ValueError")
 
 
 # %% [markdown]
@@ -1178,6 +1191,9 @@ assert abs(paired_difference(a, b).half - mean_interval([0.02, 0.01, 0.03]).half
     "the interval is that of the differences, not of the two means"
 )
 assert paired_difference(b, a).mean < 0, "it is first − second, so swapping them turns the sign"
+assert paired_difference(iter(a), iter(b), 0.5).half < paired_difference(a, b).half, (
+    "the values may come from any iterable, and the level is handed on"
+)
 try:
     paired_difference(a, b[:2])
 except ValueError:
