@@ -6,6 +6,7 @@
 #     minutes: 60
 #     needs:
 #     - 1_paper_writing/1_one_line
+#     - 1_paper_writing/3_reading_cards
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -19,26 +20,25 @@
 # being killed, say how sure its numbers are, and show with a table and pictures what each part and
 # each hyperparameter does.
 #
-# *Before this:* [1 One line](1_one_line.ipynb), and a first acquaintance with `torch`.
+# *Before this:* [1 One line](1_one_line.ipynb), [3 Reading cards](3_reading_cards.ipynb) for its
+# tables, and a first acquaintance with `torch`.
 # *Time:* 60 minutes, and 30 for the blanks.
 
 # %%
 import contextlib
-import io
+import hashlib
 import itertools
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,11 +49,13 @@ from matplotlib.figure import Figure
 from scipy import special
 from torch import Tensor, nn
 
-from fourfold.kit.arguments import whole_number
+from fourfold.kit.arguments import json_value, listed, whole_number
 from fourfold.kit.drawing import COLOURS, canvas, image_grid, show, to_picture
+from fourfold.kit.journal import open_journal, read_journal
 from fourfold.kit.notebook import shows_error
 from fourfold.kit.scale import at_scale, scale
 from fourfold.paper_writing.experiments import Study, ablation_table, grid, mean_interval
+from fourfold.paper_writing.reading_cards import Comparison
 
 torch.set_num_threads(1)
 folder = Path(tempfile.mkdtemp())  # the files of this lesson; a study of your own belongs in runs/
@@ -383,7 +385,8 @@ else:
 # ### What identifies a run
 #
 # Two dictionaries with the same entries in another order are the same setting, and so are `0.1` and
-# `1e-1`, or `8` and `8.0`. The **key** of a run is one text for all these spellings.
+# `1e-1`, or `8` and `8.0`. The **key** of a run is one text for all these spellings. Its **name** is
+# short and made from the key, for a folder of its own.
 
 
 # %% tags=["promote"]
@@ -399,6 +402,11 @@ class Run(NamedTuple):
         """One text for the same run, whatever the order of its setting; numbers go by value."""
         return json.dumps([_canonical(self.setting), self.dataset, self.seed], sort_keys=True)
 
+    @property
+    def name(self) -> str:
+        """Twelve letters and digits made from the key, to name a folder for this run."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
+
     def __str__(self) -> str:
         return f"{_setting_text(self.setting)} on {self.dataset}, seed {self.seed}"
 
@@ -407,7 +415,7 @@ def _canonical(value: Any) -> Any:
     """The same value with 8.0 written as 8; JSON itself keeps True and 1 apart."""
     if isinstance(value, dict):
         return {name: _canonical(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_canonical(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -415,12 +423,6 @@ def _canonical(value: Any) -> Any:
 def _setting_text(setting: dict) -> str:
     return ", ".join(f"{name}={value}" for name, value in setting.items()) or "the only setting"
 
-
-# %%
-spellings = [{"width": 8, "rate": 0.1}, {"rate": 1e-1, "width": 8.0}]
-keys = {Run(setting, "digits", 0).key for setting in spellings}
-assert len(keys) == 1
-keys
 
 # %% [markdown]
 # With keys, Equation 2 is one line, and it keeps the order of the grid.
@@ -439,7 +441,7 @@ def missing_runs(runs: Sequence[Run], finished: Iterable[str]) -> list[Run]:
 
 # %% tags=["check"]
 plan = [Run({"a": 1, "b": 2}, "digits", seed) for seed in (3, 1, 2)]
-other = Run({"b": 2, "a": 1}, "digits", 1)
+other = Run({"b": 2.0, "a": 1}, "digits", 1)
 assert missing_runs(plan, []) == plan, "with nothing finished the whole grid is missing, in order"
 assert [run.seed for run in missing_runs(plan, [other.key])] == [3, 2], (
     "a finished run is not missing, whatever the order of its setting's keys"
@@ -452,7 +454,10 @@ assert missing_runs(plan, [Run({"a": 9, "b": 2}, "digits", 1).key]) == plan, (
 )
 
 # %% [markdown]
-# The settings are dictionaries. `grid` makes all combinations of some values.
+# The settings are dictionaries; `grid` makes all combinations of some values. Before hours of work
+# begin, the plan is looked at: settings that JSON cannot hold, that are given twice or do not have
+# the same names, seeds that are no whole numbers. The seeds stand in the outer loop, which is why
+# the figure fills column by column.
 
 
 # %% tags=["promote"]
@@ -462,31 +467,13 @@ def grid(**values: Iterable) -> list[dict]:
     >>> grid(encoder=[True, False], rate=[0.1])
     [{'encoder': True, 'rate': 0.1}, {'encoder': False, 'rate': 0.1}]
     """
-    for name, choices in values.items():
-        if isinstance(choices, str) or not isinstance(choices, Iterable):
-            raise ValueError(f"{name} is {choices!r}; expected a list of values, such as [0.1, 1]")
-    return [
-        dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())
-    ]
-
-
-# %%
-assert len(grid(encoder=[True, False], rate=[0.1, 0.01, 0.001])) == 6
-assert grid() == [{}]
-
-# %% [markdown]
-# Before hours of work begin, the plan is looked at: settings that JSON cannot hold, that are given
-# twice or do not have the same names, seeds that are no whole numbers. The seeds stand in the outer
-# loop, which is why the figure fills column by column.
-
-
-# %% tags=["promote"]
-_RESERVED = ("dataset", "seed", "seconds", "hardware")
+    choices = [listed(name, given, "[0.1, 1]") for name, given in values.items()]
+    return [dict(zip(values, choice, strict=True)) for choice in itertools.product(*choices)]
 
 
 def _make_runs(settings: Iterable[dict], datasets: Iterable[str], seeds: Iterable[int]) -> list:
-    settings = [_checked_setting(setting) for setting in _listed("settings", settings)]
-    datasets, seeds = _listed("datasets", datasets), _listed("seeds", seeds)
+    settings = [_checked_setting(s) for s in listed("settings", settings, "grid(rate=[0.1, 1])")]
+    datasets, seeds = listed("datasets", datasets, "['digits']"), listed("seeds", seeds, "range(5)")
     for name in datasets:
         if not isinstance(name, str):
             raise ValueError(f"datasets holds {name!r}; expected names, which run receives")
@@ -506,17 +493,10 @@ def _make_runs(settings: Iterable[dict], datasets: Iterable[str], seeds: Iterabl
     return runs
 
 
-def _listed(name: str, values: Any) -> list:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        hint = "such as range(5)" if name == "seeds" else "even of one"
-        raise ValueError(f"{name} is {values!r}; expected a list, {hint}")
-    values = list(values)
-    if not values:
-        raise ValueError(f"{name} is empty; expected one or more")
-    return values
-
-
 # %% tags=["promote"]
+_RESERVED = ("dataset", "seed", "seconds", "hardware")
+
+
 def _checked_setting(setting: Any) -> dict:
     """A copy of the setting that JSON can hold."""
     if not isinstance(setting, dict):
@@ -527,60 +507,41 @@ def _checked_setting(setting: Any) -> dict:
                 f"a setting has the name {name!r}; expected a text other than "
                 f"{', '.join(_RESERVED)}, which name other columns"
             )
-    return {name: _json_value(name, value) for name, value in setting.items()}
-
-
-def _json_value(name: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, list | tuple):
-        return [_json_value(name, inner) for inner in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _json_value(name, inner) for key, inner in value.items()}
-    if value is None or isinstance(value, str | int) or _is_finite(value):
-        return value
-    raise ValueError(
-        f"setting {name} is {value!r}; expected what JSON holds: text, finite numbers, "
-        "True, False, None, lists and dictionaries of these"
-    )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    return {name: json_value(f"setting {name}", value) for name, value in setting.items()}
 
 
 # %% [markdown]
 # ### The file
 #
-# Reading refuses what no study wrote, and what another study wrote, in one sentence each. A torn
-# last line is passed over.
+# Reading refuses what no study wrote, and what another study wrote, in one sentence each; a torn
+# last line is passed over. Writing is the part of `fourfold.kit.journal`: it adds a line at the end
+# of the file in one go and waits until the disk has it. Two processes that wrote to one file would
+# both do every run, so the file is **locked** while a study runs; the lock is gone when the process
+# is, however it ended.
 
 
 # %% tags=["promote"]
 _BEGIN = b'{"setting": '
 
 
-def _read_records(content: bytes, name: str, settings: Iterable[str]) -> tuple[list[dict], int]:
+def _read_records(
+    content: bytes, name: str, settings: Iterable[str], defaults: dict
+) -> tuple[list[dict], int]:
     """The records of a study's file and the bytes they take; refuses the file of anything else."""
     if content[: len(_BEGIN)] != _BEGIN[: len(content)]:
         raise ValueError(f"{name} was not written by a Study; expected a new path, or a study's")
-    records, length = whole_lines(content)
-    expected = {"settings": sorted(settings)}
+    try:
+        records, length = whole_lines(content)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; delete this line, and its run is done again") from None
     for number, record in enumerate(records, start=1):
         if not _is_record(record):
             raise ValueError(f"line {number} of {name} is not a run of a study")
-        found = {
-            "settings": sorted(record["setting"]),
-            "metrics": sorted(record.get("metrics", {})),
-        }
-        if "error" in record:
-            del found["metrics"]
-        for kind, names in found.items():
-            if names != expected.setdefault(kind, names):
-                raise ValueError(
-                    f"{name} holds runs with the {kind} {_words(names)}; expected "
-                    f"{_words(expected[kind])}: it is another study's, so give this one its own"
-                )
+        record["setting"] = defaults | record["setting"]
+        _check_names(name, "settings", record["setting"], settings)
+    metrics = [record["metrics"] for record in records if "metrics" in record]
+    for found in metrics:
+        _check_names(name, "metrics", found, metrics[0])
     return records, length
 
 
@@ -593,112 +554,58 @@ def _is_record(record: Any) -> bool:
     )
 
 
-def _words(names: Sequence[str]) -> str:
+# %% tags=["promote"]
+def _check_names(name: str, kind: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    found, expected = sorted(found), sorted(expected)
+    if found != expected:
+        fewer = kind == "settings" and set(found) < set(expected)
+        raise ValueError(
+            f"{name} holds runs with the {kind} {_listing(found)}; expected {_listing(expected)}: "
+            "it is another study's, so give this one its own"
+            + (", or say with defaults what those runs had" if fewer else "")
+        )
+
+
+def _listing(names: Sequence[str]) -> str:
     *first, last = names or ["none"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 # %% [markdown]
-# Writing appends: the system adds the line at the end of the file in one go, and `fsync` returns
-# when the disk has it. Two processes that appended to one file would both do every run, so the
-# file is **locked** while a study runs. The lock belongs to the process: it is gone when the
-# process is, however it ended.
-
-
-# %% tags=["promote"]
-@contextmanager
-def _appending(path: Path) -> Iterator[BinaryIO]:
-    """The file, opened to be read and appended to by this process alone."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab"):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"path is {path}; expected a file that can be written ({error.strerror})"
-        ) from error
-    with open(path, "a+b", buffering=0) as file:
-        _lock(file, path)
-        file.seek(0)
-        yield file
-
-
-# %% tags=["promote"]
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(2**40)  # there other processes lock too, and nobody reads
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise RuntimeError(
-            f"{path.name} is in use by another study; wait for it, or give this one its own path"
-        ) from None
-    except OSError:
-        pass  # some shared disks know no locks; a line is still added in one go
-
-
-def _mended(file: BinaryIO, name: str, settings: Iterable[str]) -> list[dict]:
-    """The records of the file, with the torn line of an earlier kill cut off."""
-    content = file.read()
-    records, length = _read_records(content, name, settings)
-    file.truncate(length)
-    if length and content[length - 1 : length] != b"\n":
-        file.write(b"\n")
-    return records
-
-
-def _append(file: BinaryIO, record: dict) -> None:
-    line = json.dumps(record).encode() + b"\n"
-    if file.write(line) != len(line):
-        raise OSError(f"{file.name} could not take a whole line; is the disk full?")
-    os.fsync(file.fileno())
-
-
-# %% [markdown]
-# And what a function may return: numbers under names, the same names every time. A value that is
-# not finite is a result too (it diverged), and is kept.
+# Doing a run means calling the function, timing it, and making the record. What comes back must be
+# numbers under names, the same names every time. A value that is not finite is a result too (it
+# diverged), and is kept. By default an error stops the study, in a sentence that names the run;
+# asked to, it becomes a record of its own.
 
 
 # %% tags=["promote"]
 def _checked_metrics(metrics: Any, run: Run, expected: Sequence[str] | None) -> dict[str, float]:
     if not isinstance(metrics, Mapping) or not metrics:
         raise ValueError(f"run returned {metrics!r} for {run}; expected a dict of named numbers")
-    for name, value in metrics.items():
-        if not isinstance(value, Real | np.bool_):
+    numbers = {name: _number(value) for name, value in metrics.items()}
+    for name, number in numbers.items():
+        if number is None:
             raise ValueError(
-                f"run returned {name} = {value!r} for {run}; expected a number "
-                "(call .item() on a tensor)"
+                f"run returned {name} = {metrics[name]!r} for {run}; expected a number"
             )
         if not isinstance(name, str) or name in (*_RESERVED, *run.setting):
             raise ValueError(f"run returned a metric named {name!r}; expected a name of its own")
     if expected is not None and sorted(metrics) != sorted(expected):
         raise ValueError(
-            f"run returned the metrics {_words(sorted(metrics))} for {run}; expected "
-            f"{_words(sorted(expected))}, as in the runs before"
+            f"run returned the metrics {_listing(sorted(metrics))} for {run}; expected "
+            f"{_listing(sorted(expected))}, as in the runs before"
         )
-    return {name: float(value) for name, value in metrics.items()}
+    return numbers
 
 
-def _hardware() -> str:
-    if scale() == "gpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()}-thread CPU"
-
-
-def _versions() -> dict[str, str]:
-    python = platform.python_version()
-    return {"python": python, "numpy": np.__version__, "torch": torch.__version__}
-
-
-# %% [markdown]
-# Doing a run means calling the function, timing it, and making the record. By default an error
-# stops the study, in a sentence that names the run; asked to, it becomes a record of its own.
+def _number(value: Any) -> float | None:
+    """The value, a tensor or array of one element too, as a float; None where it is no number."""
+    if hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError):
+            return None
+    return float(value) if isinstance(value, Real) else None
 
 
 # %% tags=["promote"]
@@ -715,23 +622,35 @@ def _do(function: Callable, run: Run, on_error: str, names: Sequence[str] | None
             raise RuntimeError(f"the run {run} stopped with {reason}") from error
         record["error"] = reason
     else:
-        record["metrics"] = _checked_metrics(metrics, run, names)
+        try:
+            record["metrics"] = _checked_metrics(metrics, run, names)
+        except ValueError as error:
+            if on_error == "stop":
+                raise
+            record["error"] = str(error)
     record["seconds"] = round(time.perf_counter() - begin, 4)
     return record | {"hardware": _hardware(), "versions": _versions()}
+
+
+def _hardware() -> str:
+    if scale() == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()}-thread CPU"
+
+
+def _versions() -> dict[str, str]:
+    python = platform.python_version()
+    return {"python": python, "numpy": np.__version__, "torch": torch.__version__}
 
 
 # %% tags=["promote"]
 def _finished(records: Iterable[dict]) -> dict[str, dict]:
     """The records that hold metrics, by the keys of their runs."""
-    done = (record for record in records if "metrics" in record)
-    return {Run(r["setting"], r["dataset"], r["seed"]).key: r for r in done}
+    return {_key(record): record for record in records if "metrics" in record}
 
 
-def _errors(missing: Sequence[Run], records: Iterable[dict]) -> dict[str, str]:
-    names = {run.key: str(run) for run in missing}
-    failed = [record for record in records if "error" in record]
-    keyed = [(Run(r["setting"], r["dataset"], r["seed"]).key, r["error"]) for r in failed]
-    return {names[key]: error for key, error in keyed if key in names}
+def _key(record: dict) -> str:
+    return Run(record["setting"], record["dataset"], record["seed"]).key
 
 
 def _metric_names(records: Iterable[dict]) -> list[str] | None:
@@ -740,7 +659,11 @@ def _metric_names(records: Iterable[dict]) -> list[str] | None:
 
 def _last_word(record: dict) -> str:
     name, value = next(iter(record.get("metrics", {"error": record.get("error")}).items()))
-    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+    return _short(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _progress_bar(runs: int, missing: int, shown: bool):
@@ -752,12 +675,9 @@ def _progress_bar(runs: int, missing: int, shown: bool):
 
 
 # %% [markdown]
-# ### The tables
-#
 # A study gives its results in two forms. The **frame** is a **tidy** table, one row per run and one
-# column per thing known about it, which is what `pandas` groups, filters and draws without further
-# ado. The **table** is for people: one row per setting, one column per data set, mean and interval
-# in each cell.
+# column per thing known about it, which `pandas` groups, filters and draws as it is. The **table**
+# is for people: one row per setting, one column per data set, mean and interval in each cell.
 
 
 # %% tags=["promote"]
@@ -779,27 +699,36 @@ def _frame(runs: Sequence[Run], finished: Mapping[str, dict]) -> pd.DataFrame:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 # %% tags=["promote"]
 def _table(
     runs: Sequence[Run], finished: Mapping[str, dict], metric: str | None, level: float
 ) -> pd.DataFrame:
-    names = next((list(record["metrics"]) for record in finished.values()), [])
+    names = _metric_names(finished.values()) or []
     if metric is not None and metric not in names:
-        raise ValueError(f"metric is {metric!r}; expected one of {_words(names)}")
+        raise ValueError(f"metric is {metric!r}; expected one of {_listing(names)}")
     name = metric or (names[0] if names else "")
     cells: dict[str, dict[str, list]] = {}
+    settings = {Run(run.setting, "", 0).key: run.setting for run in runs}
     for run in runs:
-        row = cells.setdefault(run.dataset, {})
-        row.setdefault(_setting_text(run.setting), []).append(finished.get(run.key))
+        column = cells.setdefault(run.dataset, {key: [] for key in settings})
+        column[Run(run.setting, "", 0).key].append(finished.get(run.key))
     return pd.DataFrame(
         {
-            dataset: {text: _summary(found, name, level) for text, found in row.items()}
-            for dataset, row in cells.items()
-        }
+            d: [_summary(found, name, level) for found in column.values()]
+            for d, column in cells.items()
+        },
+        index=_row_names(list(settings.values())),
     )
+
+
+def _row_names(settings: Sequence[dict]) -> list[str]:
+    texts = [_setting_text(setting) for setting in settings]
+    # A text looks like the number it spells; quoted, the two differ.
+    quoted = [_setting_text({name: repr(v) for name, v in s.items()}) for s in settings]
+    return texts if len(set(texts)) == len(texts) else quoted
 
 
 def _summary(records: Sequence[dict | None], metric: str, level: float) -> str:
@@ -809,8 +738,6 @@ def _summary(records: Sequence[dict | None], metric: str, level: float) -> str:
 
 
 # %% [markdown]
-# ### The study
-#
 # Now the pieces stand together. `run` takes the lock, mends a torn line, and goes through what is
 # missing.
 
@@ -819,11 +746,13 @@ def _summary(records: Sequence[dict | None], metric: str, level: float) -> str:
 class Study:
     """A grid of settings × data sets × seeds over one function, kept run by run in a file.
 
-    path      the file, JSON lines as Python's json writes them: one line a finished run, at once
+    path      the file, JSON lines as Python's json writes them (a nan as NaN, which strict readers
+              refuse): one line a finished run, at once
     run       run(setting, dataset, seed) -> {metric: number}; the study seeds nothing itself
     settings  dictionaries with the same names and JSON values, such as `grid` makes
     datasets  names; run knows what they stand for
     seeds     whole numbers
+    defaults  what runs of the file had under names that their settings lack, added since then
 
     A stopped or killed study goes on where it was, and a grid with more values adds their runs.
     Runs of the file outside the grid stay there, not shown. The file knows nothing of the code:
@@ -853,9 +782,11 @@ class Study:
         settings: Iterable[dict],
         datasets: Iterable[str],
         seeds: Iterable[int],
+        defaults: dict | None = None,
     ):
-        self.path, self.function = Path(path), run
+        self.path, self.function = Path(path).absolute(), run
         self.runs = _make_runs(settings, datasets, seeds)
+        self.defaults = _checked_setting(defaults or {})
         self._records()  # refuses the file of another study now, not after the first training
 
     def run(
@@ -871,16 +802,14 @@ class Study:
         if on_error not in ("stop", "record"):
             raise ValueError(f"on_error is {on_error!r}; expected 'stop' or 'record'")
         begin = time.monotonic()
-        with _appending(self.path) as file:
-            records = _mended(file, self.path.name, self.runs[0].setting)
-            missing = missing_runs(self.runs, _finished(records))
+        with open_journal(self.path, self._parse) as journal:
+            missing = missing_runs(self.runs, _finished(journal.records))
             with _progress_bar(len(self.runs), len(missing), progress) as bar:
                 for run in missing:
-                    bar.set_description(str(run))
-                    record = _do(self.function, run, on_error, _metric_names(records))
-                    _append(file, record)
-                    records.append(record)
-                    bar.update()
+                    bar.set_description(_short(str(run)))
+                    record = _do(self.function, run, on_error, _metric_names(journal.records))
+                    journal.append(record)
+                    bar.update(int("metrics" in record))
                     bar.set_postfix_str(_last_word(record))
                     if minutes is not None and time.monotonic() - begin >= 60 * minutes:
                         break
@@ -892,7 +821,10 @@ class Study:
 
     def errors(self) -> dict[str, str]:
         """The last recorded error of each run that is missing because of one."""
-        return _errors(self.missing(), self._records())
+        records = self._records()
+        failed = {_key(record): record["error"] for record in records if "error" in record}
+        missing = missing_runs(self.runs, _finished(records))
+        return {str(run): failed[run.key] for run in missing if run.key in failed}
 
     def frame(self) -> pd.DataFrame:
         """One row per finished run: its setting, dataset, seed, metrics, seconds and hardware."""
@@ -906,8 +838,10 @@ class Study:
         return _table(self.runs, _finished(self._records()), metric, level)
 
     def _records(self) -> list[dict]:
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        return _read_records(content, self.path.name, self.runs[0].setting)[0]
+        return read_journal(self.path, self._parse)
+
+    def _parse(self, content: bytes) -> tuple[list[dict], int]:
+        return _read_records(content, self.path.name, self.runs[0].setting, self.defaults)
 
 
 # %% [markdown]
@@ -939,12 +873,10 @@ def score(setting, dataset, seed):
 
 plan = {"settings": grid(k=[1, 5, 15]), "datasets": ["none"], "seeds": range(4)}
 once = Study(folder / "once.jsonl", score, **plan)
-twice_killed = Study(folder / "careful.jsonl", score, **plan)
-print(f"killed twice: {len(twice_killed.missing())} of {len(twice_killed.runs)} runs are missing")
-
-# %%
 once.run(progress=False)
 assert len(ran) == 12
+twice_killed = Study(folder / "careful.jsonl", score, **plan)
+print(f"killed twice: {len(twice_killed.missing())} of {len(twice_killed.runs)} runs are missing")
 ran.clear()
 twice_killed.run(progress=False)
 assert twice_killed.table().equals(once.table())
@@ -964,16 +896,6 @@ for cut in range(1, last + 1):
     torn.run(progress=False)
     assert torn.table().equals(once.table())
 print(f"{last} tears, {last} times the same table")
-
-# %% [markdown]
-# A **progress bar** shows how far the study is, what runs now and what the last run measured. The
-# cells of this page switch it off to keep the page short; this is how it looks, caught in the act.
-
-# %%
-caught = io.StringIO()
-with contextlib.redirect_stderr(caught):
-    Study(folder / "bar.jsonl", score, **plan).run()
-print(caught.getvalue().split("\r")[-1].strip())
 
 # %% [markdown]
 # ### Mean and interval
@@ -1039,16 +961,31 @@ class Interval(NamedTuple):
             return "no run"
         if not math.isfinite(self.mean):
             return "not finite"
-        digits = self._digits()
-        mean = f"{self.mean:{sign}.{digits}f}".replace("-", "−")
-        return f"{mean} (one seed)" if self.n == 1 else f"{mean} ± {self.half:.{digits}f}"
+        power = _power(max(abs(self.mean), self.half if self.n > 1 else 0))
+        power = 0 if -4 < power < 6 else power
+        unit = 10.0**power
+        mean, half = self.mean / unit, self.half / unit
+        digits = _digits(mean, half)
+        text = f"{mean:{sign}.{digits}f}".replace("-", "−")
+        text = text if self.n == 1 else f"{text} ± {half:.{digits}f}"
+        if power != 0:
+            text = f"{text}e{power}" if self.n == 1 else f"({text})e{power}"
+        return f"{text} (one seed)" if self.n == 1 else text
 
     __str__ = text
 
-    def _digits(self) -> int:
-        if not 1e-9 < self.half < math.inf:
-            return 3
-        return min(6, max(0, 1 - math.floor(math.log10(self.half))))
+
+def _power(value: float) -> int:
+    """The power of ten of the first digit; 0 for zero and infinity."""
+    return math.floor(math.log10(value)) if 0 < value < math.inf else 0
+
+
+def _digits(mean: float, half: float) -> int:
+    """Decimals for two digits of half the width; three of the mean where there is no width."""
+    if abs(mean) * 1e-9 < half < math.inf:
+        return min(6, max(0, 1 - _power(half)))
+    power = _power(abs(mean))
+    return max(0, 2 - power) if power > 0 else min(6, max(3, 2 - power))
 
 
 def _check_level(level: float) -> None:
@@ -1286,59 +1223,42 @@ for name in TABLES:
 
 # %% tags=["promote"]
 class AblationRow(NamedTuple):
-    """One data set of an ablation: the two means, and the difference over their pairs."""
+    """One data set of an ablation: the two means, and the difference over their pairs.
+
+    `seeds` counts the seeds of either side; where one side lacks some, fewer make pairs.
+    """
 
     dataset: str
     with_part: Interval
     without_part: Interval
     difference: Interval
+    seeds: int
 
 
 class AblationTable(NamedTuple):
-    """An ablation as values; `markdown()` and `latex()` write it. Made by `ablation_table`."""
+    """An ablation as values; `to_markdown` and `to_latex` write it. Made by `ablation_table`."""
 
     part: str
     metric: str
     names: tuple[str, str]
     rows: list[AblationRow]
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """A Markdown table, which a notebook also shows as such."""
-        head = ("data set", *self.names, "difference", "seeds")
-        lines = [head, ("---",) * len(head), *self._cells()]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return self._texts().to_markdown()
 
-    def latex(self) -> str:
+    def to_latex(self) -> str:
         """A LaTeX table; it needs the package booktabs."""
-        head, *body = [("data set", *self.names, "difference", "seeds"), *self._cells()]
-        lines = [" & ".join(_latex_text(cell) for cell in line) + r" \\" for line in (head, *body)]
-        frame = (r"\begin{tabular}{lrrrr}", r"\toprule", lines[0], r"\midrule", *lines[1:])
-        return "\n".join((*frame, r"\bottomrule", r"\end{tabular}"))
+        return self._texts().to_latex().replace("±", r"$\pm$").replace("−", "$-$")
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                r.dataset,
-                str(r.with_part),
-                str(r.without_part),
-                r.difference.text("+"),
-                str(r.difference.n),
-            )
-            for r in self.rows
-        ]
+    def _texts(self) -> Comparison:
+        rows = []
+        for dataset, first, second, difference, seeds in self.rows:
+            pairs = str(seeds) if difference.n == seeds else f"{difference.n} of {seeds}"
+            rows.append((dataset, str(first), str(second), difference.text("+"), pairs))
+        return Comparison(("data set", *self.names, "difference", "seeds"), tuple(rows))
 
-    __str__ = _repr_markdown_ = markdown
-
-
-def _latex_text(text: str) -> str:
-    special_signs = {
-        "±": r"$\pm$",
-        "−": "$-$",
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-    }
-    special_signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"^": r"\textasciicircum{}"}
-    return "".join(special_signs.get(sign, sign) for sign in text)
+    __str__ = _repr_markdown_ = to_markdown
 
 
 # %% tags=["promote"]
@@ -1355,7 +1275,9 @@ def ablation_table(
 
     frame          a tidy frame of a Study, with one run per data set, seed and value of `part`
     part           the column that says whether the part is there
-    with_value     its value with the part, and without_value without it
+    with_value     its value with the part, and without_value without it, as the settings had them
+
+    A seed that only one side has makes no pair; the table then says "3 of 5".
 
     Raises ValueError for a column that is not there, a value no run has, or several runs where one
     is expected: narrow the frame to one setting of everything else first.
@@ -1370,7 +1292,8 @@ def ablation_table(
         shared = first.index.intersection(second.index)
         pair = first[shared], second[shared]
         means = (mean_interval(values, level) for values in pair)
-        rows.append(AblationRow(dataset, *means, paired_difference(*pair, level)))
+        seeds = len(first.index.union(second.index))
+        rows.append(AblationRow(dataset, *means, paired_difference(*pair, level), seeds))
     names = (f"{part}={with_value}", f"{part}={without_value}")
     if (with_value, without_value) == (True, False):
         names = (f"with {part}", f"without {part}")
@@ -1379,7 +1302,7 @@ def ablation_table(
 
 # %% tags=["promote"]
 def _side(frame: pd.DataFrame, part: str, value: Any) -> pd.DataFrame:
-    side = frame[[found == value for found in frame[part]]]
+    side = frame[[found == _cell(value) for found in frame[part]]]
     if side.empty:
         known = ", ".join(map(str, dict.fromkeys(frame[part])))
         raise ValueError(f"{part} is {value!r} in no run; expected one of {known}")
@@ -1410,7 +1333,7 @@ assert [row.difference.holds(0) for row in ablation.rows] == [False, False, Fals
 ablation
 
 # %%
-print(ablation.latex())
+print(ablation.to_latex())
 
 # %% [markdown]
 # No difference here holds zero: each of the three effects is larger than its interval. The sentence
@@ -1429,11 +1352,11 @@ def measured(frame: pd.DataFrame, metric: str, *, on: str = "", level: float = 0
     _check_columns(frame, metric=metric)
     if frame.empty:
         raise ValueError("frame has no rows; expected one finished run or more")
-    where = _words(list(dict.fromkeys(frame["dataset"]))) + (f" ({on})" if on else "")
+    where = _listing(list(dict.fromkeys(frame["dataset"]))) + (f" ({on})" if on else "")
     lost = int((~np.isfinite(frame[metric].astype(float))).sum())
     runs = f"{len(frame)} run{'s' if len(frame) > 1 else ''}"
     runs += f", {lost} of them not finite," if lost else ""
-    hardware = _words(list(dict.fromkeys(frame["hardware"])))
+    hardware = _listing(list(dict.fromkeys(frame["hardware"])))
     return (
         f"{metric} on {where}: {_repeats(frame, level)}; {runs} on {hardware}, "
         f"{_duration(frame['seconds'].sum())} in all"
@@ -1484,33 +1407,42 @@ def role_of(
     hyperparameter  its column; numbers stand to scale, anything else side by side
     chosen          the value to mark
 
-    A run that is not finite is a cross at the bottom. Raises ValueError as `ablation_table` does.
+    Positive numbers that span more than a factor of ten stand on a logarithmic axis; with a zero
+    among them, side by side. A run that is not finite is a cross at the bottom.
+
+    Raises ValueError as `ablation_table` does.
     """
     _check_columns(frame, hyperparameter=hyperparameter, metric=metric)
     _check_one_run_each(frame, hyperparameter)
     names, values = list(dict.fromkeys(frame["dataset"])), _in_order(frame[hyperparameter])
     if chosen is not None and chosen not in values:
         raise ValueError(f"chosen is {chosen!r}; expected one of {', '.join(map(str, values))}")
-    figure, row = canvas(1, len(names), height=2.3, squeeze=False, sharex=True)
-    for axes, name in zip(row[0], names, strict=True):
-        _draw_role(axes, frame[frame["dataset"] == name], hyperparameter, metric, values, level)
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, grid_of_axes = canvas(rows, columns, height=2.3 * rows, squeeze=False)
+    places = _places(values)
+    for axes, name in zip(grid_of_axes.flat, names, strict=False):
+        _draw_role(axes, frame[frame["dataset"] == name], hyperparameter, metric, places, level)
+        axes.set_title(name)
         if chosen is not None:
-            at = chosen if _to_scale(values) else values.index(chosen)
+            at = places[values.index(chosen)][1]
             axes.axvline(at, color=COLOURS["query"], linestyle="--", linewidth=1)
-            axes.set_title(f"{name} (dashed: chosen {chosen})" if axes is row[0, 0] else name)
-        else:
-            axes.set_title(name)
-    row[0, 0].set_ylabel(metric)
+    for axes in grid_of_axes.flat[len(names) :]:
+        axes.set_visible(False)
+    if chosen is not None:
+        figure.axes[0].set_title(f"{names[0]} (dashed: chosen {chosen})")
+    for axes in grid_of_axes[:, 0]:
+        axes.set_ylabel(metric)
     return figure
 
 
 # %% tags=["promote"]
 def _draw_role(
-    axes: Axes, frame: pd.DataFrame, name: str, metric: str, values: list, level: float
+    axes: Axes, frame: pd.DataFrame, name: str, metric: str, at: list[tuple], level: float
 ) -> None:
-    places = values if _to_scale(values) else list(range(len(values)))
+    values, places = zip(*at, strict=True)
     found = []
-    for place, value in zip(places, values, strict=True):
+    for value, place in at:
         runs = frame[metric][[v == value for v in frame[name]]]
         finite = runs[np.isfinite(runs)]
         axes.plot([place] * len(finite), finite, ".", color=COLOURS["muted"], markersize=4)
@@ -1523,11 +1455,23 @@ def _draw_role(
     axes.fill_between(places, low, high, color=COLOURS["first"], alpha=0.25, linewidth=0)
     axes.plot(places, mean, "o-", color=COLOURS["first"], markersize=3)
     axes.set_xlabel(name)
-    if not _to_scale(values):
-        axes.set_xticks(places, [str(value) for value in values])
-    elif min(values) > 0 and max(values) > 10 * min(values):
+    if places == values and min(values) > 0 and _decades(values):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+    every = math.ceil(len(values) / 8)
+    texts = [f"{v:g}" if _to_scale([v]) else str(v) for v in values]
+    axes.set_xticks(places[::every], texts[::every])
+    axes.set_xticks([], minor=True)
+
+
+def _places(values: list) -> list[tuple]:
+    """Each value and where it stands: numbers at themselves, anything else side by side."""
+    beside = not _to_scale(values) or (min(values) <= 0 and _decades(values))
+    return list(zip(values, range(len(values)) if beside else values, strict=True))
+
+
+def _decades(values: Sequence[float]) -> bool:
+    sizes = [abs(value) for value in values if value != 0]
+    return bool(sizes) and max(sizes) > 10 * min(sizes)
 
 
 def _in_order(column: pd.Series) -> list:
@@ -1824,12 +1768,12 @@ _INNER = 0.6  # radius of the hole, where a bar of length 1 is the unit
 def ring_chart(values: Mapping[str, Mapping[str, float]], better: Mapping[str, str]) -> Figure:
     """Draw methods over measures as bars around a ring: a sector per measure, a bar per method.
 
-    values  method -> measure -> number, all of them positive
+    values  method -> measure -> number, none of them negative
     better  measure -> "higher" or "lower"; its order is that of the sectors, clockwise from the top
 
     A bar's length is value / best where higher is better and best / value where lower is, so that 1
     is the best method; the numbers themselves stand at the rim. Raises ValueError for more than six
-    methods, a measure without a number, or a number that is not positive and finite.
+    methods, a measure without a number, or a number that is negative or not finite.
     """
     if not 1 <= len(values) <= len(_FILLS):
         raise ValueError(f"values has {len(values)} methods; expected 1 to {len(_FILLS)}")
@@ -1848,7 +1792,9 @@ def ring_chart(values: Mapping[str, Mapping[str, float]], better: Mapping[str, s
     axes.set(ylim=(0, _INNER + 1.3), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     bars = axes.containers[: len(values)]
-    place = {"loc": "outside lower center", "ncols": len(values), "frameon": False}
+    side_by_side = max(1, 90 // (8 + max(map(len, values))))  # so that they fit the width
+    ncols = min(3, side_by_side, len(values))
+    place = {"loc": "outside lower center", "ncols": ncols, "frameon": False}
     figure.legend(bars, list(values), fontsize=8, handleheight=1.2, **place)
     return figure
 
@@ -1887,15 +1833,17 @@ def _relative_to_best(
     for method, row in values.items():
         if measure not in row:
             raise ValueError(f"{method} has no {measure}; expected a number for each measure")
-        if not 0 < row[measure] < math.inf:
+        if not isinstance(row[measure], Real) or not 0 <= row[measure] < math.inf:
             raise ValueError(
-                f"{measure} of {method} is {row[measure]}; expected a positive number, since a bar "
-                "is a share of the best"
+                f"{measure} of {method} is {row[measure]!r}; expected a number of 0 or more, since "
+                "a bar is a share of the best"
             )
     numbers = [row[measure] for row in values.values()]
     if direction == "higher":
-        return numbers, [number / max(numbers) for number in numbers]
-    return numbers, [min(numbers) / number for number in numbers]
+        return numbers, [number / (max(numbers) or 1) for number in numbers]
+    # Where the best is 0, the others have no share of it: their bars are empty.
+    best = min(numbers)
+    return numbers, [1 if number == best else best / number for number in numbers]
 
 
 # %%
@@ -1970,7 +1918,7 @@ def failure_gallery(
     *,
     truth: Iterable | None = None,
     prediction: Iterable | None = None,
-    captions: Sequence[str] | None = None,
+    captions: Iterable[str] | None = None,
     k: int = 6,
 ) -> Figure:
     """Draw the k worst cases, worst first, above the k best.
@@ -1980,29 +1928,35 @@ def failure_gallery(
     scores      how wrong each is, larger is worse, such as its loss; nan is the worst
     truth, prediction
                 what should come and what came: written below each, and wrong answers go before
-                right ones, whatever their scores
+                right ones, whatever their scores; where most are wrong, so are some of the best
     captions    texts to write instead
 
-    Raises ValueError for lengths that do not match and for fewer than two images.
+    Raises ValueError for lengths that do not match, fewer than two images, truth or prediction
+    alone, and images of floats in [0, 1].
     """
     scores = np.asarray([float(score) for score in scores])
-    truth, prediction = _plain(truth), _plain(prediction)
+    truth, prediction, captions = _plain(truth), _plain(prediction), _plain(captions)
+    if (truth is None) != (prediction is None):
+        raise ValueError("one of truth and prediction is given; expected both or neither")
     _check_gallery(
         len(scores), images=images, truth=truth, prediction=prediction, captions=captions
     )
     wrong = np.zeros(len(scores), bool)
-    if truth is not None and prediction is not None:
-        pairs = list(zip(truth, prediction, strict=True))
-        wrong = np.array([a != b for a, b in pairs])
-        captions = captions or [f"{a} seen as {b}" for a, b in pairs]
+    if truth is not None:
+        wrong = np.array([a != b for a, b in zip(truth, prediction, strict=True)])
+    if captions is None and truth is not None:
+        captions = [f"{a} seen as {b}" for a, b in zip(truth, prediction, strict=True)]
     k = min(whole_number("k", k, least=1), len(scores) // 2)
     order = np.lexsort((-np.nan_to_num(scores, nan=np.inf), ~wrong))
     figure, rows = canvas(2, k, height=2 * (6.5 / max(k, 4) + 0.4), squeeze=False)
     for name, row, chosen in zip(("worst", "best"), rows, (order, order[::-1]), strict=True):
         for axes, index in zip(row, chosen, strict=False):
             _draw_case(axes, images[index], captions and captions[index], scores[index])
-        row[0].set_ylabel(f"{name} {k}")
-    if truth is not None and prediction is not None:
+        misses = wrong[chosen[:k]].sum()
+        row[0].set_ylabel(
+            f"{name} {k}" + (f", {misses} wrong" if misses and name == "best" else "")
+        )
+    if truth is not None:
         figure.suptitle(f"{wrong.sum()} of {len(scores)} wrong", size=9)
     return figure
 
@@ -2015,12 +1969,23 @@ def _plain(values: Any) -> list | None:
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
-def _check_gallery(count: int, **given: Sequence | Tensor | None) -> None:
-    for name, values in given.items():
+def _check_gallery(
+    count: int, images: Sequence | Tensor, **given: Sequence | Tensor | None
+) -> None:
+    for name, values in {"images": images, **given}.items():
         if values is not None and len(values) != count:
             raise ValueError(f"{name} has length {len(values)}; expected {count}, that of scores")
     if count < 2:
         raise ValueError(f"scores has length {count}; expected two or more, to compare")
+    largest = max((float(i.max()) for i in images if _is_float_tensor(i)), default=0)
+    if 0 < largest <= 1:
+        raise ValueError(
+            f"images holds floats of at most {largest:g}; expected [0, 255]: multiply them by 255"
+        )
+
+
+def _is_float_tensor(image: Any) -> bool:
+    return isinstance(image, Tensor) and image.is_floating_point() and image.numel() > 0
 
 
 def _draw_case(axes: Axes, image: Any, caption: str | None, score: float) -> None:
