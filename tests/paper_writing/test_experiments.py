@@ -68,7 +68,7 @@ def without_times(frame):
 # Killed
 
 
-LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(10)}
+LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(6)}
 
 
 def logged(setting, dataset, seed):
@@ -607,7 +607,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(n, level):
 
 
 def test_the_paired_interval_holds_the_truth_where_seeds_are_hard_or_easy():
-    generator, repeats = np.random.default_rng(0), 2000
+    generator, repeats = np.random.default_rng(0), 1000
     held = narrower = 0
     for _ in range(repeats):
         split = generator.normal(0, 0.1, 5)
