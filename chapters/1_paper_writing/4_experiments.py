@@ -222,7 +222,7 @@ resumed = Study(folder / "tables.jsonl", neighbours, settings=both, datasets=TAB
 print(f"{len(resumed.missing())} of {len(resumed.runs)} runs are missing")
 frame = resumed.run(progress=False)
 print(f"{len(resumed.missing())} are missing now")
-resumed.table()
+print(resumed.table().T)
 
 # %% [markdown]
 # ## Formula

@@ -68,7 +68,7 @@ def without_times(frame):
 # Killed
 
 
-LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(6)}
+LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(5)}
 
 
 def logged(setting, dataset, seed):
