@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def without_times(frame):
 # Killed
 
 
-LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(10)}
+LONG = {"settings": grid(width=[1, 2, 3, 4, 5], rate=[0.1, 0.2]), "seeds": range(5)}
 
 
 def logged(setting, dataset, seed):
@@ -83,7 +84,8 @@ def test_a_study_killed_many_times_is_the_study_that_was_not(tmp_path, monkeypat
     path, log = tmp_path / "killed.jsonl", tmp_path / "finished.log"
     fork, moments, kills = multiprocessing.get_context("fork"), random.Random(0), 0
     while study(path, **LONG).missing():
-        before, lines = set(keys_in(path)), len(log.read_text().splitlines()) if kills else 0
+        before = set(keys_in(path))
+        lines = len(log.read_text().splitlines()) if log.exists() else 0
         process = fork.Process(target=lambda: do(path, logged, **LONG))
         process.start()
         # Long enough on a busy machine once many kills came too early.
@@ -144,7 +146,8 @@ def test_a_line_torn_at_any_byte_is_mended(tmp_path):
     expected = without_times(do(whole))
     content = whole.read_bytes()
     last = len(content.splitlines(keepends=True)[-1])
-    for cut in range(last + 1):
+    # Every third byte, and each of those where a tear is special.
+    for cut in {*range(3), *range(3, last, 3), last - 1, last}:
         torn.write_bytes(content[: len(content) - cut])
         assert len(study(torn).missing()) == (cut > 1)
         assert torn.read_bytes() == content[: len(content) - cut], "reading mends nothing"
@@ -157,7 +160,7 @@ def test_a_first_line_torn_at_any_byte_is_mended(tmp_path):
     path, one = tmp_path / "one.jsonl", {"settings": SETTINGS[:1], "datasets": ["d"], "seeds": [0]}
     expected = without_times(do(path, **one))
     content = path.read_bytes()
-    for cut in range(1, len(content) + 1):
+    for cut in {1, 2, *range(3, len(content), 3), len(content)}:
         path.write_bytes(content[:-cut])
         assert without_times(do(path, **one)).equals(expected)
         assert len(keys_in(path)) == 1
@@ -329,7 +332,8 @@ def test_metrics_that_are_not_finite_are_kept_and_shown(tmp_path):
     "metrics, sentence",
     [
         ({"score": "0.9"}, r"run returned score = '0.9' for width=2.*expected a number"),
-        ({"score": torch.tensor(1.0)}, r"run returned score = tensor.*\.item\(\)"),
+        ({"score": torch.ones(2)}, r"run returned score = tensor.*expected a number"),
+        ({"score": np.ones(2)}, r"run returned score = array.*expected a number"),
         ({"score": None}, "run returned score = None"),
         ({}, "run returned {} for width=2"),
         (0.9, "run returned 0.9 for width=2.*expected a dict of named numbers"),
@@ -338,19 +342,32 @@ def test_metrics_that_are_not_finite_are_kept_and_shown(tmp_path):
     ],
 )
 def test_what_is_no_metric_is_refused_by_name(tmp_path, metrics, sentence):
-    for on_error in ("stop", "record"):
-        with pytest.raises(ValueError, match=sentence):
-            study(tmp_path / "runs.jsonl", lambda *_: metrics).run(
-                on_error=on_error, progress=False
-            )
-    assert keys_in(tmp_path / "runs.jsonl") == []
-
-
-def test_numbers_of_numpy_and_truth_values_are_metrics(tmp_path):
-    frame = do(
-        tmp_path / "runs.jsonl", lambda *_: {"a": np.float32(0.5), "b": True, "c": np.bool_(0)}
+    started = study(tmp_path / "runs.jsonl", lambda *_: metrics)
+    with pytest.raises(ValueError, match=sentence):
+        started.run(progress=False)
+    assert keys_in(started.path) == []
+    started.run(progress=False, on_error="record")
+    assert len(started.errors()) == len(started.missing()) == len(started.runs)
+    assert all(
+        re.search(sentence.replace("width=2", "width="), e) for e in started.errors().values()
     )
-    assert frame[["a", "b", "c"]].iloc[0].tolist() == [0.5, 1.0, 0.0]
+
+
+def test_a_run_with_other_metrics_is_recorded_as_an_error_where_errors_are(tmp_path):
+    def renames(setting, dataset, seed):
+        return {"score": 1.0} if seed < 2 else {"accuracy": 1.0}
+
+    started = study(tmp_path / "runs.jsonl", renames)
+    started.run(progress=False, on_error="record")
+    assert {r.seed for r in started.missing()} == {2}
+    assert "metrics accuracy for width=2" in next(iter(started.errors().values()))
+
+
+def test_truth_values_and_whatever_holds_one_number_are_metrics(tmp_path):
+    metrics = {"a": np.float32(0.5), "b": True, "c": np.bool_(0), "d": np.array([2.0])}
+    metrics |= {"e": torch.tensor(3.0, requires_grad=True), "f": torch.tensor([[4]])}
+    frame = do(tmp_path / "runs.jsonl", lambda *_: metrics)
+    assert frame[list("abcdef")].iloc[0].tolist() == [0.5, 1.0, 0.0, 2.0, 3.0, 4.0]
 
 
 # Refusals
@@ -388,7 +405,7 @@ def test_a_bad_plan_is_refused(tmp_path, without_shape_checks, changes, sentence
 
 def test_grid_refuses_what_is_no_list(without_shape_checks):
     for bad in ("abc", 3):
-        with pytest.raises(ValueError, match=r"rate is .*; expected a list of values"):
+        with pytest.raises(ValueError, match=r"rate is .*; expected a list, such as"):
             grid(rate=bad)
 
 
@@ -418,7 +435,10 @@ def test_the_file_of_another_study_is_refused_before_and_during_the_run(tmp_path
         (b"\x89PNG\r\n\x1a\n", "was not written by a Study"),
         (b'{"setting": 3}\n', "line 1 of runs.jsonl is not a run"),
         (b'{"setting": {}, "dataset": "d", "seed": 0}\n', "line 1 of runs.jsonl is not a run"),
-        (b'{"setting": {}\n{"setting": {}}\n', "line 1 is not JSON"),
+        (
+            b'{"setting": {}\n{"setting": {}}\n',
+            "runs.jsonl: line 1 is not JSON: .*; delete this line, and its run is done again",
+        ),
     ],
 )
 def test_the_file_of_something_else_is_refused_and_left_alone(tmp_path, content, sentence):
@@ -453,6 +473,41 @@ def test_two_studies_do_not_share_a_file_at_the_same_time(tmp_path):
     assert len(keys_in(path)) == 3
 
 
+def test_a_run_that_changes_the_folder_takes_no_file_along(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def moves(setting, dataset, seed):
+        os.chdir(tmp_path / "elsewhere")
+        return {"score": 1.0}
+
+    started = study("runs.jsonl", moves)
+    assert len(started.run(progress=False)) == 24 and started.missing() == []
+    assert (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_new_hyperparameter_keeps_the_old_runs_with_its_default(tmp_path):
+    path, calls = tmp_path / "runs.jsonl", []
+    do(path)
+    more = grid(width=[2, 4], rate=[0.1, 0.01], decay=[0, 0.5])
+    with pytest.raises(ValueError, match="or say with defaults what those runs had"):
+        study(path, settings=more)
+
+    def count(setting, dataset, seed):
+        calls.append(setting["decay"])
+        return run(setting, dataset, seed)
+
+    frame = do(path, count, settings=more, defaults={"decay": 0.0})
+    assert len(frame) == 48 and calls == [0.5] * 24
+    assert study(path, settings=more, defaults={"decay": 0.0}).missing() == []
+
+
+def test_the_name_of_a_run_is_that_of_its_key():
+    names = {Run(s, "d", 0).name for s in ({"a": 1, "b": 2}, {"b": 2.0, "a": 1})}
+    assert len(names) == 1 and re.fullmatch("[0-9a-f]{12}", names.pop())
+    assert len({r.name for r in study("nowhere.jsonl").runs}) == 24
+
+
 def test_on_error_takes_two_words(tmp_path):
     with pytest.raises(ValueError, match="on_error is 'ignore'; expected 'stop' or 'record'"):
         study(tmp_path / "runs.jsonl").run(on_error="ignore")
@@ -462,6 +517,25 @@ def test_the_bar_shows_what_runs_and_the_last_metric(tmp_path, capsys):
     study(tmp_path / "runs.jsonl").run()
     text = capsys.readouterr().err
     assert "24/24" in text and "width=4, rate=0.01 on faces, seed 2" in text and "score" in text
+
+
+def test_the_bar_counts_no_error_as_done_and_cuts_long_texts(tmp_path, capsys):
+    def breaks(setting, dataset, seed):
+        raise RuntimeError("x" * 500)
+
+    started = study(tmp_path / "runs.jsonl", breaks, settings=grid(name=["y" * 500]))
+    started.run(on_error="record")
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "0/6" in last and "x" * 10 in last and "x" * 41 not in last and "y" * 41 not in last
+
+
+def test_settings_that_look_alike_have_rows_of_their_own(tmp_path):
+    def tell(setting, dataset, seed):
+        return {"score": 1.0 if setting["a"] == 1 else 0.0}
+
+    started = study(tmp_path / "runs.jsonl", tell, settings=[{"a": 1}, {"a": "1"}])
+    started.run(progress=False)
+    assert started.table()["digits"].to_dict() == {"a=1": "1.000 ± 0.000", "a='1'": "0.000 ± 0.000"}
 
 
 def test_each_record_says_where_it_comes_from(tmp_path):
@@ -478,6 +552,8 @@ def test_lists_and_none_in_settings(tmp_path):
     assert set(frame["drop"]) == {None, 0.5}
     table = ablation_table(frame, "drop", "score", with_value=0.5, without_value=None)
     assert [row.difference.mean for row in table.rows] == [0, 0]
+    lists = ablation_table(frame, "widths", "score", with_value=[8, 16], without_value=(8,))
+    assert [row.difference.n for row in lists.rows] == [3, 3]
 
 
 # Intervals
@@ -531,7 +607,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(n, level):
 
 
 def test_the_paired_interval_holds_the_truth_where_seeds_are_hard_or_easy():
-    generator, repeats = np.random.default_rng(0), 2000
+    generator, repeats = np.random.default_rng(0), 1000
     held = narrower = 0
     for _ in range(repeats):
         split = generator.normal(0, 0.1, 5)
@@ -557,6 +633,13 @@ def test_the_paired_interval_holds_the_truth_where_seeds_are_hard_or_easy():
         ([math.inf, -math.inf], "not finite"),
         ([1000.0, 1040.0, 1020.0], "1020 ± 50"),
         ([-0.5, -0.51, -0.49], "−0.500 ± 0.025"),
+        ([3e-5], "3.000e-5 (one seed)"),
+        ([3e-5, 3.1e-5], "(3.05 ± 0.64)e-5"),
+        ([1e6, 1.1e6, 1.2e6], "(1.10 ± 0.25)e6"),
+        ([0.00123], "0.00123 (one seed)"),
+        ([1234.5], "1234 (one seed)"),
+        ([0.0, 0.0], "0.000 ± 0.000"),
+        ([1e-9, 0.5], "0.3 ± 3.2"),
     ],
 )
 def test_an_interval_in_words(values, text):
@@ -598,26 +681,30 @@ def test_ablation_table_takes_the_seeds_that_both_sides_have_in_any_order():
     frame = ablation_frame().sample(frac=1, random_state=0)
     frame = frame[frame.part | (frame.seed != 3)]
     row = ablation_table(frame, "part", "score").rows[0]
-    assert row.difference.n == row.with_part.n == 4
+    assert row.difference.n == row.with_part.n == 4 and row.seeds == 5
+    assert "| 4 of 5 |" in ablation_table(frame, "part", "score").to_markdown()
     assert abs(row.difference.mean) == pytest.approx(0.1) or row.dataset != "a"
 
 
 def test_ablation_table_with_one_seed_has_no_interval():
-    text = ablation_table(ablation_frame(1), "part", "score").markdown()
+    text = ablation_table(ablation_frame(1), "part", "score").to_markdown()
     assert "+0.100 (one seed) | 1 |" in text and "±" not in text
 
 
 def test_ablation_table_as_text():
     table = ablation_table(ablation_frame(), "part", "score")
-    lines = table.markdown().splitlines()
+    lines = table.to_markdown().splitlines()
     assert lines[0] == "| data set | with part | without part | difference | seeds |"
     assert len(lines) == 4 and all(line.count("|") == 6 for line in lines)
-    assert str(table) == table._repr_markdown_() == table.markdown()
-    latex = table.latex()
+    assert str(table) == table._repr_markdown_() == table.to_markdown()
+    latex = table.to_latex()
     assert latex.count(r"\\") == 3 and r"b\_1 & 0.820 $\pm$ 0.020 &" in latex
-    assert all(mark in latex for mark in (r"\toprule", r"\midrule", r"\bottomrule", "{lrrrr}"))
+    assert all(mark in latex for mark in (r"\toprule", r"\midrule", r"\bottomrule"))
+    barred = ablation_frame().replace({"dataset": {"a": "a|[b]"}})
+    text = ablation_table(barred, "part", "score")
+    assert r"| a\|\[b\] |" in text.to_markdown() and r"a\textbar{}{[}b]" in text.to_latex()
     lost = ablation_frame().assign(score=math.nan)
-    assert "not finite" in ablation_table(lost, "part", "score").markdown()
+    assert "not finite" in ablation_table(lost, "part", "score").to_markdown()
 
 
 @pytest.mark.parametrize("draw", [ablation_table, role_of])
@@ -642,10 +729,10 @@ def test_measured_says_what_was_measured():
     frame = ablation_frame()
     assert measured(frame, "score", on="held out") == (
         "score on a and b_1 (held out): mean of 5 seeds ± 95 % interval; "
-        "20 runs on a 2-thread CPU, 40 s in all"
+        "20 runs on 2-thread CPU, 40 s in all"
     )
     one = measured(ablation_frame(1)[:1], "score")
-    assert one == "score on a: one seed, no interval; 1 run on a 2-thread CPU, 2.0 s in all"
+    assert one == "score on a: one seed, no interval; 1 run on 2-thread CPU, 2.0 s in all"
     uneven = frame[(frame.dataset == "a") | (frame.seed < 3)].assign(seconds=600.0)
     assert "mean of 3 to 5 seeds" in measured(uneven, "score")
     assert "160 min" not in measured(uneven, "score") and "2.7 h in all" in measured(
@@ -653,6 +740,18 @@ def test_measured_says_what_was_measured():
     )
     with pytest.raises(ValueError, match="frame has no rows"):
         measured(frame[:0], "score")
+
+
+def test_measured_counts_seeds_for_each_setting_and_runs_that_are_not_finite():
+    frame = ablation_frame()
+    # Seeds 0 to 2 with the part and 2 to 4 without: five seeds in all, three for each setting.
+    uneven = frame[frame.part & (frame.seed < 3) | ~frame.part & (frame.seed > 1)]
+    assert "mean of 3 seeds" in measured(uneven, "score")
+    lost = frame.assign(score=frame.score.where(frame.seed > 0))
+    assert "20 runs, 4 of them not finite, on 2-thread CPU" in measured(lost, "score")
+    settings = frame.assign(widths=None)[["part", "widths", "dataset", "seed", "score"]]
+    settings = settings.assign(seconds=1.0, hardware="H100")
+    assert "mean of 5 seeds" in measured(settings, "score"), "None is a setting like others"
 
 
 # Figures
@@ -673,7 +772,9 @@ def role_frame(values, seeds=3):
     [
         ([0.1, 0.001, 0.01], "log", None),
         ([1, 2, 10], "linear", None),
-        ([0, 1, 100], "linear", None),
+        ([0, 1, 100], "linear", ["0", "1", "100"]),
+        ([0.001, 0.003, 0.01, 0.03], "log", ["0.001", "0.003", "0.01", "0.03"]),
+        (list(range(12)), "linear", ["0", "2", "4", "6", "8", "10"]),
         (["adaln", "cross"], "linear", ["adaln", "cross"]),
         ([True, False], "linear", ["True", "False"]),
     ],
@@ -693,6 +794,15 @@ def test_role_of_draws_dots_mean_and_band(values, scale, ticks):
             assert [label.get_text() for label in axes.get_xticklabels()] == ticks
     assert figure.axes[0].get_ylabel() == "score"
     figure.draw_without_rendering()
+
+
+def test_role_of_draws_many_data_sets_in_rows_of_three():
+    frame = pd.concat(role_frame([1, 2]).assign(dataset=f"data set {n}") for n in range(4))
+    frame = frame.drop_duplicates(["rate", "dataset", "seed"])
+    figure = role_of(frame, "rate", "score")
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
+    assert [axes.get_title() for axes in figure.axes[:4]] == [f"data set {n}" for n in range(4)]
+    assert [axes.get_ylabel() for axes in figure.axes[:4]] == ["score", "", "", "score"]
 
 
 def test_role_of_marks_runs_that_are_not_finite_and_draws_no_band_for_one_seed():
@@ -725,17 +835,31 @@ def test_ring_chart_draws_a_bar_per_method_and_measure_relative_to_the_best():
 @pytest.mark.parametrize(
     "values, better, sentence",
     [
-        ({"a": {"x": -1.0}}, {"x": "higher"}, "x of a is -1.0; expected a positive number"),
-        ({"a": {"x": math.nan}}, {"x": "higher"}, "x of a is nan; expected a positive number"),
+        ({"a": {"x": -1.0}}, {"x": "higher"}, "x of a is -1.0; expected a number of 0 or more"),
+        ({"a": {"x": math.nan}}, {"x": "higher"}, "x of a is nan; expected a number of 0"),
+        ({"a": {"x": "0.9"}}, {"x": "higher"}, "x of a is '0.9'; expected a number of 0"),
         ({"a": {"x": 1.0}}, {"y": "higher"}, "a has no y"),
         ({"a": {"x": 1.0}}, {"x": "up"}, r"better\['x'\] is 'up'; expected 'higher' or 'lower'"),
         ({}, {"x": "higher"}, "values has 0 methods; expected 1 to 6"),
         ({"a": {"x": 1.0}}, {}, "better is empty"),
     ],
 )
-def test_ring_chart_refuses(values, better, sentence):
+def test_ring_chart_refuses(without_shape_checks, values, better, sentence):
     with pytest.raises(ValueError, match=sentence):
         ring_chart(values, better)
+
+
+def test_ring_chart_draws_a_measure_of_zero():
+    values = {"a": {"x": 0, "y": 0.0, "z": 0}, "b": {"x": 2, "y": 3, "z": 0}}
+    figure = ring_chart(values, {"x": "higher", "y": "lower", "z": "higher"})
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0, 1, 1, 0, 0, 0]
+
+
+def test_the_legend_of_six_long_names_fits_the_ring_chart():
+    names = [f"a method with a long name {n}" for n in range(6)]
+    figure = ring_chart({name: {"x": 1} for name in names}, {"x": "higher"})
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().width < figure.bbox.width
 
 
 def captions(figure):
@@ -763,12 +887,22 @@ def test_failures_of_other_chapters_pictures():
     figure = failure_gallery(images, [1, math.nan, 0, 2], captions=list("abcd"), k=9)
     assert captions(figure) == ["b\nnan", "d\n2.00", "c\n0.00", "a\n1.00"]
     assert figure.axes[0].images[0].get_array()[0, 0, 0] == 1
-    assert captions(failure_gallery(torch.rand(2, 3, 4, 4), [-1e-9, 0.5])) == ["0.50", "0.00"]
+    for texts in (np.array(list("abcd")), pd.Series(list("abcd"))):
+        assert captions(failure_gallery(images, [1, 3, 0, 2], captions=texts, k=1))[0] == "b\n3.00"
+    assert captions(failure_gallery(torch.zeros(2, 3, 4, 4), [-1e-9, 0.5])) == ["0.50", "0.00"]
+
+
+def test_a_best_row_with_wrong_ones_says_so():
+    images, truth = torch.zeros(4, 1, 2, 2), [1, 1, 1, 1]
+    figure = failure_gallery(images, [4, 3, 2, 1], truth=truth, prediction=[2, 2, 2, 1])
+    assert [figure.axes[n].get_ylabel() for n in (0, 2)] == ["worst 2", "best 2, 1 wrong"]
 
 
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
+        ({"truth": [1, 1]}, "one of truth and prediction is given; expected both or neither"),
+        ({"images": torch.ones(2, 1, 2, 2) / 2}, "floats of at most 0.5; expected .0, 255.: mult"),
         ({"images": torch.zeros(3, 1, 2, 2)}, "images has length 3; expected 2, that of scores"),
         ({"captions": ["a"]}, "captions has length 1; expected 2"),
         ({"truth": [1], "prediction": [1, 2]}, "truth has length 1; expected 2"),

@@ -1,9 +1,9 @@
-"""What a lesson's cells need besides figures: an error shown on purpose."""
+"""What a lesson's cells need besides figures: an error shown on purpose, and a progress bar."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["shows_error"]
+__all__ = ["progress_bar", "shows_error"]
 
 
 @contextmanager
@@ -27,3 +27,10 @@ def shows_error(expected: type[BaseException]) -> Iterator[None]:
             f"expected {expected.__name__}, but {type(error).__name__} was raised: {error}"
         ) from error
     raise AssertionError(f"expected {expected.__name__}, but the block raised nothing")
+
+
+def progress_bar(total: int, done: int, *, unit: str, shown: bool):
+    """The bar of the course, of `tqdm`, with `done` of `total` done at its start."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, disable=not shown, unit=unit, dynamic_ncols=True)

@@ -8,7 +8,7 @@ import torch
 
 from fourfold.kit.arguments import whole_number
 
-__all__ = ["at_scale", "device", "scale", "seed_everything"]
+__all__ = ["at_scale", "device", "hardware", "scale", "seed_everything"]
 
 SCALES = ("cpu", "gpu")
 
@@ -30,6 +30,13 @@ def at_scale(*, cpu, gpu):
     >>> steps = at_scale(cpu=100, gpu=20_000)
     """
     return {"cpu": cpu, "gpu": gpu}[scale()]
+
+
+def hardware() -> str:
+    """What this run computes on, in words: the GPU's name, or the CPU with its threads."""
+    if scale() == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()}-thread CPU"
 
 
 def device() -> torch.device:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fourfold.kit.arguments import whole_number
+from fourfold.kit.notebook import progress_bar
 from fourfold.kit.resume import StepRecord, Store, Stream
 from fourfold.kit.scale import device
 
@@ -83,7 +84,8 @@ def train(
     stream = Stream(_share(accelerator, batches))
     store = None if folder is None else Store(Path(folder), accelerator, settings)
     records = store.resume(model, optimizer, stream) if store else []
-    bar = _progress_bar(steps, len(records), progress and accelerator.is_main_process)
+    shown = progress and accelerator.is_main_process
+    bar = progress_bar(steps, len(records), unit="step", shown=shown)
     begin = time.perf_counter() - (records[-1].seconds if records else 0)
     called = time.perf_counter()
     try:
@@ -239,12 +241,6 @@ def _to_device(batch: Any, where: torch.device) -> Any:
     from accelerate.utils import send_to_device
 
     return send_to_device(batch, where)
-
-
-def _progress_bar(steps: int, done: int, shown: bool):
-    from tqdm import tqdm
-
-    return tqdm(total=steps, initial=done, disable=not shown, unit="step", dynamic_ncols=True)
 
 
 def _minutes_since(moment: float, like: Tensor) -> Tensor:
