@@ -1,6 +1,8 @@
 """Promotion: what a module looks like, and every reason to refuse one."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from small_house import HEADER
@@ -196,8 +198,23 @@ def test_a_package_hands_on_the_public_names():
     one = lesson(promoted("def f():\n    return 1") + promoted("_hidden = 2"))
     two = lesson(promoted("G = 1"), name="2_other")
     text = package_text([one, two])
-    assert "from fourfold.small.double import f\nfrom fourfold.small.other import G\n" in text
+    assert '    "G": "fourfold.small.other",\n    "f": "fourfold.small.double",\n' in text
     assert '__all__ = ["G", "f"]' in text and "_hidden" not in text
+
+
+def test_a_package_imports_a_module_when_a_name_of_it_is_asked_for():
+    code = """
+import sys
+import fourfold.bilinear_sampling as package
+assert "torch" not in sys.modules and "sample" in dir(package)
+from fourfold.bilinear_sampling.sampling import sample
+assert package.sample is sample and "fourfold.bilinear_sampling.window" not in sys.modules
+from fourfold.bilinear_sampling import *
+assert warp is package.warp
+package.smaple
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "AttributeError: module 'fourfold.bilinear_sampling' has no attribute" in done.stderr
 
 
 def test_two_lessons_may_not_promote_one_name():

@@ -1,18 +1,13 @@
-import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib import pyplot
-from PIL import Image
 
 from fourfold.kit import drawing
 from fourfold.kit.drawing import (
-    COLOURS,
     canvas,
     draw_arrows,
     draw_pixels,
@@ -20,7 +15,6 @@ from fourfold.kit.drawing import (
     flow_to_image,
     flow_wheel,
     image_grid,
-    show,
     to_picture,
 )
 
@@ -246,88 +240,3 @@ def test_short_formats_are_drawn_as_they_are(dtype):
     tracks = torch.tensor([[[1.5, 2.0]]], dtype=dtype)
     dot = film_strip(torch.zeros(1, 3, 8, 8, dtype=dtype), tracks).axes[0].lines[1]
     assert dot.get_xydata().tolist() == [[1.5, 2]]
-
-
-def _lightness(colour):
-    """CIE L*, from 0 black to 100 white."""
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-        for c in matplotlib.colors.to_rgb(colour)
-    ]
-    return 116 * np.dot([0.2126, 0.7152, 0.0722], linear) ** (1 / 3) - 16
-
-
-@pytest.mark.parametrize(
-    "names", [("n00", "n10", "n01", "n11"), ("first", "second"), ("good", "bad")]
-)
-def test_colours_of_one_figure_differ_in_print(names):
-    levels = sorted(_lightness(COLOURS[name]) for name in names)
-    # Ten steps of lightness are seen apart side by side without effort.
-    assert np.diff(levels).min() > 10
-
-
-def test_drawing_changes_no_setting_of_matplotlib():
-    before = dict(matplotlib.rcParams)
-    image_grid([torch.zeros(3, 4, 4)], ["a"])
-    figure, _ = canvas()
-    show(figure, alt="empty axes")
-    assert dict(matplotlib.rcParams) == before
-
-
-class _Shell:
-    """Stands in for a running IPython and keeps what is displayed."""
-
-    def __init__(self, monkeypatch):
-        self.shown = []
-        monkeypatch.setattr(drawing, "_inside_ipython", lambda: True)
-        monkeypatch.setattr("IPython.display.display", self.shown.append)
-
-
-@pytest.mark.parametrize(("photo", "kind"), [(False, "png"), (True, "jpeg")])
-def test_show_displays_with_alternative_text_and_closes(monkeypatch, photo, kind):
-    shell = _Shell(monkeypatch)
-    figure = pyplot.figure(figsize=(3, 2))
-    figure.add_subplot().plot([1, 2])
-    show(figure, alt="a rising line", photo=photo)
-    (shown,) = shell.shown
-    data, metadata = shown._repr_mimebundle_()
-    assert set(data) == {f"image/{kind}"}
-    assert metadata[f"image/{kind}"]["alt"] == "a rising line"
-    assert not pyplot.fignum_exists(figure.number)
-    assert Image.open(io.BytesIO(shown.data)).format == kind.upper()
-
-
-def test_show_gives_the_same_bytes_for_the_same_figure(monkeypatch):
-    shell = _Shell(monkeypatch)
-    for _ in range(2):
-        figure, axes = canvas(width=3.0, height=2.0)
-        axes.set_title("twice")
-        show(figure, alt="empty axes")
-    first, second = shell.shown
-    assert first.data == second.data
-
-
-def test_show_outside_ipython_draws_and_returns_nothing(capsys):
-    figure, axes = canvas()
-    axes.set_title("$x^2$")
-    assert show(figure, alt="a formula above empty axes") is None
-    assert capsys.readouterr().out == ""
-
-
-def test_show_outside_ipython_still_meets_a_figure_that_cannot_be_drawn():
-    figure, axes = canvas()
-    axes.set_title("$\\nosuchcommand$")
-    with pytest.raises(ValueError, match="nosuchcommand"):
-        show(figure, alt="a broken formula")
-
-
-def test_show_needs_alternative_text():
-    figure, _ = canvas()
-    with pytest.raises(ValueError, match="alt is blank"):
-        show(figure, alt="  ")
-
-
-def test_show_needs_words(without_shape_checks):
-    figure, _ = canvas()
-    with pytest.raises(TypeError, match="alt is None; expected a sentence"):
-        show(figure, alt=None)
