@@ -388,6 +388,15 @@ def markdown_tables(text: str) -> Iterator[list[list[str]]]:
             rows = []
 
 
+def _paragraphs(text: str) -> Iterator[str]:
+    """What stands outside the tables: headings, paragraphs, items of lists, one after the other."""
+    inside_table = False
+    for token in _markdown(text):
+        inside_table = token.type == "table_open" or (inside_table and token.type != "table_close")
+        if token.type == "inline" and not inside_table:
+            yield token.content
+
+
 # %%
 for table in markdown_tables("Text.\n\n| a | b |\n| --- | --- |\n| 1 | $x$ |\n\nMore."):
     print(table)
@@ -434,11 +443,14 @@ class Ledger:
         """Read the tables headed `symbol | meaning | shape or unit | name in code | on the figure`.
 
         Raises:
-            ValueError: no table has this head, or what `Ledger` refuses.
+            ValueError: no table has this head, a row stands outside its table, or what `Ledger`
+                refuses.
         """
         tables = [t for t in markdown_tables(markdown) if tuple(t[0]) == LEDGER_COLUMNS]
         if not tables:
             raise ValueError(f"ledger: found no table headed {' | '.join(LEDGER_COLUMNS)}")
+        if stray := re.search(r"^\|[^\n]*", "\n".join(_paragraphs(markdown)), re.MULTILINE):
+            raise ValueError(f"ledger: a blank line before {stray[0]!r} ends the table above it")
         rows = [row for table in tables for row in table[1:]]
         return cls(tuple(Symbol(row[0].strip("$ "), *row[1:]) for row in rows))
 
@@ -604,11 +616,8 @@ def _without_code(markdown: str) -> str:
 
 def _sentences(markdown: str) -> Iterator[str]:
     """The sentences of the prose, without tables and displayed equations."""
-    inside_table = False
-    for token in _markdown(re.sub(r"\$\$.+?\$\$", " ", markdown, flags=re.DOTALL)):
-        inside_table = token.type == "table_open" or (inside_table and token.type != "table_close")
-        if token.type == "inline" and not inside_table:
-            yield from filter(None, re.split(r"(?<=[.!?])\s+", token.content))
+    for paragraph in _paragraphs(re.sub(r"\$\$.+?\$\$", " ", markdown, flags=re.DOTALL)):
+        yield from filter(None, re.split(r"(?<=[.!?])\s+", paragraph))
 
 
 # %%
@@ -1872,6 +1881,10 @@ with shows_error(ValueError):
 # %% tags=["nbval-check-output"]
 with shows_error(ValueError):
     check_line(BLEND.replace("| $v$ |", "| $u$ |"))
+
+# %% tags=["nbval-check-output"]
+with shows_error(ValueError):
+    check_line(BLEND.replace("# | $v$", "#\n# | $v$"))
 
 # %% tags=["nbval-check-output"]
 with shows_error(TypeError):

@@ -218,7 +218,6 @@ show(
 # | $P$ | patch of whole pixels | (B, K, 2r+2, 2r+2) | `patch` | patch P |
 # | $Q$ | rows: the patch mixed downwards | (B, K, 2r+1, 2r+2) | `rows` | rows Q |
 # | $V$ | window: the rows mixed across | (B, K, 2r+1, 2r+1) | `window` | window V |
-#
 # | $s, t$ | offset of a point from the centre, right and down | whole map px, −r … r | `offsets` | s (px) |
 # | $p, q$ | column and row of the patch | whole, 0 … 2r+1 | `step` | p (px of the patch) |
 # | $k$ | level of the pyramid, 0 the finest | whole number | `k` | level k = |

@@ -135,6 +135,13 @@ def test_a_text_without_a_ledger_is_refused():
         check_line("# %% [markdown]\n# Text.\n")
 
 
+def test_a_row_below_a_blank_line_is_missed():
+    with pytest.raises(
+        ValueError, match=r"a blank line before '\| \$v\$ .* ends the table above it"
+    ):
+        check_line(BLEND.replace("# | $v$", "#\n# | $v$"))
+
+
 def test_the_longest_symbol_counts():
     ledger = Ledger((row("w"), row("w_{ab}"), row("(x, y)"), row("x"), row(r"\hat x")))
     assert ledger.symbols_in(r"\sum w_{ab}") == {"w_{ab}"}
