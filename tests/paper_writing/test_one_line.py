@@ -216,7 +216,7 @@ def _without_in_code(cell, symbol, ledger, promotes):
     final = "promote" in cell.metadata.get("tags", ()) or not promotes
     if cell.cell_type != "code" or not final:
         return cell.source
-    return re.sub(rf"\b{symbol.names[0]}\b", "zz", cell.source)
+    return re.sub(rf"(?<!\\)\b{symbol.names[0]}\b", "zz", cell.source)
 
 
 @pytest.mark.parametrize("form", FORMS)
