@@ -261,7 +261,7 @@ def _pass(tex: _Tex, pattern: re.Pattern) -> None:
 
 
 def _skip(tex: _Tex, specification: str) -> None:
-    """Pass over arguments: `[` optional, `{` mandatory, as pylatexenc writes them; `(` as `(lr)`."""
+    """Pass over arguments: `[` optional, `{` mandatory, as in pylatexenc; `(` as in `(lr)`."""
     for kind in specification:
         if kind == "[":
             _option(tex)
