@@ -163,14 +163,16 @@ def draw_anatomy(draft):
             f"marks $m_s$ = {marks}\n"
             f"pace $d_s$ = {pace_of(words, marks):.0f}"
         )
-        axes.text(3.1, draft.sections[paper.parts[part][0]].at, text, va="top", size=8)
+        top = draft.sections[paper.parts[part][0]].at
+        axes.plot([1, 2.65], [top, top], color=COLOURS["muted"], linewidth=0.5, zorder=0)
+        axes.text(2.7, top, text, va="top", size=8)
     works = len(paper.works("related work", "background"))
     share = share_of("related work", "background", paper)
     axes.set_title(
         f"draft $D$: {draft.name}; works $n$ = {works}, share ρ = {share:.2f}\n"
         f"each rule $r$ with its thresholds θ; findings $F$: {len(review(draft))}"
     )
-    axes.set_xlim(-1.9, 4.1)
+    axes.set_xlim(-1.9, 3.8)
     return figure
 
 
@@ -228,7 +230,7 @@ show(
 # | $\rho$ | share of related work, against background | none, in [0, 1] | `share_of` | share ρ |
 # | $n$ | works cited in related work and background | none, whole | `works` | works $n$ |
 # | $r$ | a rule | function of a draft | `rule` | rule $r$ |
-# | $\theta_r$ | thresholds of a rule | as the rule says | `thresholds` | thresholds θ |
+# | $\theta_r$ | thresholds of a rule | as the rule says | `rule_thresholds` | thresholds θ |
 # | $F$ | the review: all findings | set | `findings` | findings $F$ |
 #
 # ### How we read the notes
@@ -1378,7 +1380,7 @@ print("mended:", dict(gone - come))
 print("new:   ", dict(come - gone))
 
 # %% [markdown]
-# A new figure brings a new finding: nobody refers to it yet.
+# A new figure brings new findings: nobody refers to it yet, and its $h$ stands in no formula.
 
 # %% [markdown]
 # ### Step 2: a question, and a discussion
@@ -1468,7 +1470,7 @@ review(repaired)
 
 # %% [markdown]
 # No finding is left. (The numbers in this paper are invented; that, no rule can see.) The two
-# skeletons side by side, each as long as the page:
+# skeletons side by side, each as long as the page, so that their scales of words differ:
 
 
 # %%
