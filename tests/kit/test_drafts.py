@@ -364,6 +364,12 @@ def test_cross_references_are_no_citations(read):
     assert draft.figures[0].labels == ("fig-pipe",)
 
 
+def test_figures_in_a_division_share_its_label(read):
+    text = "::: {#fig-both .wide}\n![One](a.png){#fig-a}\n\n![Two](b.png)\n:::\n\n![Three](c.png)\n"
+    labels = [figure.labels for figure in read(text, "main.qmd").figures]
+    assert labels == [("fig-a", "fig-both"), ("fig-both",), ()]
+
+
 # Broken input of every kind.
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -251,6 +252,20 @@ def _walk_markdown(page: Page, tokens: Sequence[Token], name: str) -> None:
                 page.paragraph(text, place)
 
 
+def _division_labels(text: str) -> dict[int, tuple[str, ...]]:
+    """For each line inside `::: {#fig-both}` … `:::` the labels of the divisions around it."""
+    labels, opened = {}, []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if _DIVISION.match(line):
+            if line.strip().strip(":"):
+                opened.append(tuple(_LABEL.findall(line)))
+            elif opened:
+                opened.pop()
+        elif any(opened[-9:]):
+            labels[number] = tuple(label for found in opened[-9:] for label in found)
+    return labels
+
+
 def _within_budget(page: Page, text: str, name: str) -> str:
     """Empty the lines that markdown-it, which takes minutes over brackets, would take long for."""
     lines, left = text.split("\n"), _MOST_SIGNS
@@ -275,6 +290,8 @@ def read_markdown(path: Path) -> Draft:
         named = re.search(r"^title:\s*[\"']?(.*?)[\"']?\s*$", front[1], re.MULTILINE)
         page.title = named[1] if named else ""
         text = re.sub(r"[^\n]", "", front[0]) + text[front.end() :]
+    inside = _division_labels(text)
     text = _within_budget(page, _DIVISION.sub("", text), name)
     _walk_markdown(page, _markdown_parser().parse(text), name)
+    page.marks = [replace(m, labels=(*m.labels, *inside.get(m.place.line, ()))) for m in page.marks]
     return page.draft(name)
