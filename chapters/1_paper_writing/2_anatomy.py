@@ -980,7 +980,8 @@ def rule_pace(paper: Outline, *, words_between_marks: float = 500) -> Iterator[F
 # "It runs; does it run on several data sets? Why these hyperparameters, and what is the role of each?
 # Ablation: with and without. Ugly pictures serve for comparison. Interpretability is not required;
 # hedge, could, might." These are looked for by their words, and words can be missed: a finding here
-# is a question to you, not a verdict.
+# is a question to you, not a verdict. That it runs at all, no rule asks: any number in a table says it.
+# And a limit may be your method's own or the whole field's: say which; the rule sees that one is named.
 
 # %% tags=["promote"]
 _DATA = _any(
