@@ -57,7 +57,10 @@ def test_help_names_every_verb_and_the_first_step():
         (("review", DRAFT, "--rule", "questoin"), "rules: got 'questoin'; expected question"),
         (("review", DRAFT, "--set", "work=5-30"), "threshold: got 'work'; expected works"),
         (("review", DRAFT, "--set", "works=many"), "works: got 'many'; expected a value such as"),
+        (("review", DRAFT, "--set", "works=9-3"), "works: got '9-3'; expected a value such as"),
         (("review", DRAFT, "--section", "metod=A"), "section: got 'metod'; expected method"),
+        (("review", DRAFT, "--section", "method=Nil"), "section: no heading says 'Nil'"),
+        (("review", "paper/none.tex"), "paper/none.tex: no such file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(words, message, tmp_path):
@@ -145,6 +148,15 @@ def test_review_lists_findings_with_file_and_line(tmp_path):
     lines = fourfold("review", "weak.md", "--json", cwd=tmp_path).stdout.splitlines()
     places = [(line["file"], line["line"]) for line in map(json.loads, lines)]
     assert set(places) == {("weak.md", 1), ("weak.md", 3)}
+
+
+def test_review_names_files_from_where_one_stands(tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "a.md").write_text("# A\n\n## Introduction\n\nWords.\n", encoding="utf-8")
+    found = fourfold("review", "paper/a.md", "--rule", "question", cwd=tmp_path).stdout
+    assert "paper/a.md:3  question" in found
+    found = fourfold("review", "paper/a.md", "--rule", "question", "--json", cwd=tmp_path).stdout
+    assert json.loads(found)["file"] == "paper/a.md" and "“" in found
 
 
 def test_review_takes_a_section_by_its_title(tmp_path):

@@ -297,34 +297,42 @@ def review(
     The exit code is 0 for a clean draft, 1 for findings, 2 for a draft that cannot be read.
     """
     import json
+    from dataclasses import replace
 
     from fourfold.course.errors import CourseError
-    from fourfold.kit.drafts import read_draft
+    from fourfold.kit.drafts import DraftError, Place, read_draft
+    from fourfold.kit.settings import parse_settings, section_titles
     from fourfold.paper_writing import anatomy
 
     if rules:
         for name, function in anatomy.RULES.items():
             typer.echo(f"{name:16}{(function.__doc__ or '').splitlines()[0]}")
-            for threshold, default in anatomy.thresholds({name: function}).items():
+            for threshold, default in anatomy.rule_thresholds({name: function}).items():
                 typer.echo(f"{'':16}--set {threshold}={_as_setting(default)}")
         return
     if draft is None:
         raise CourseError("DRAFT: none given; expected the main file of a draft, .tex or .md")
+    folder = "" if draft.parent == Path() else f"{draft.parent.as_posix().rstrip('/')}/"
     try:
+        paper = read_draft(draft)
+        headings = [heading.title for heading in paper.sections]
         found = anatomy.review(
-            read_draft(draft),
+            paper,
             rule or anatomy.RULES,
-            anatomy.TITLES | anatomy.section_titles(section or []),
-            **anatomy.parse_settings(settings or []),
+            anatomy.TITLES | section_titles(section or [], anatomy.TITLES, headings),
+            **parse_settings(settings or [], anatomy.rule_thresholds()),
         )
-    except ValueError as error:  # of which DraftError is one
+    except DraftError as error:  # it begins with the file, named from the draft's folder
+        raise CourseError(f"{folder}{error}") from None
+    except ValueError as error:
         raise CourseError(str(error)) from None
+    moved = [replace(f, place=Place(folder + f.place.file, f.place.line)) for f in found]
     if as_json:
-        for finding in found:
-            place = {"file": finding.place.file, "line": finding.place.line}
-            typer.echo(json.dumps(vars(finding) | place | {"place": str(finding.place)}))
+        for finding in moved:
+            line = vars(finding) | finding.place._asdict() | {"place": str(finding.place)}
+            typer.echo(json.dumps(line, ensure_ascii=False))
     else:
-        typer.echo(str(found))
+        typer.echo(str(anatomy.Review(paper, tuple(moved))))
     raise typer.Exit(1 if len(found) else 0)
 
 

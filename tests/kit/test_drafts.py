@@ -15,7 +15,6 @@ from pylatexenc.latexwalker import (
 )
 
 from fourfold.kit.drafts import DraftError, Place, count_words, read_draft
-from fourfold.paper_writing.anatomy import review, skeleton
 
 DRAFTS = Path(__file__).parents[1] / "drafts"
 ORCHARD = DRAFTS / "orchard" / "paper.tex"
@@ -191,6 +190,10 @@ def test_inline_formulas_are_no_words(read, formula):
         ),
         (r"\textcolor{red}{Red} \href{http://x.y}{link} \url{http://x.y}", ["Red link"]),
         (r"\unknown[opt]{kept} \vspace{1em}text", ["kept text"]),
+        (r"a \vskip4pt b\hskip 1em plus 2pt c \kern-.5em d \vskip\baselineskip e", ["a b c d e"]),
+        (r"a \rule{1pt}{2em} b \setlength\tabcolsep{3pt} c \rowcolor{red} d", ["a b c d"]),
+        (r"a \cmidrule(lr){2-3} b", ["a b"]),
+        (r"text\footnote{Foot.} more", ["text Foot. more"]),
     ],
 )
 def test_paragraphs(read, tex, texts):
@@ -251,6 +254,19 @@ def test_many_like_faults_are_told_three_times(read):
     assert len(faults) == 3 and "997 times more" in faults[-1].found
 
 
+def test_missing_files_are_told_three_times(read):
+    faults = read("".join(rf"\input{{x{i}}}" for i in range(400))).faults
+    assert len(faults) == 3 and r"\input{x2}" in faults[-1].found
+    assert "397 times more" in faults[-1].found
+
+
+def test_reading_stops_where_a_draft_does_not_end(read, monkeypatch):
+    monkeypatch.setattr("fourfold.kit.drafts.latex._TOKENS", 1000)
+    draft = read("First. " + "{}" * 1000 + "Last.")
+    (fault,) = [fault for fault in draft.faults if "does not end" in fault.found]
+    assert draft.words == 1 and fault.severity == "error"
+
+
 def test_files_are_found_from_the_main_files_folder(read):
     files = {"a/b.tex": r"\section{B}\input{a/c.tex}", "a/c.tex": r"\cite{c}"}
     draft = read("\\include{a/b}\n\\subfile{a/c}\\import{a/}{c}", **files)
@@ -284,18 +300,86 @@ def test_nothing_to_read_is_one_line(tmp_path, name, content, message):
     assert "\n" not in str(error.value) and isinstance(error.value, ValueError)
 
 
+# Figures, captions, labels.
+
+
+def test_a_caption_outside_a_float_keeps_its_label(read):
+    draft = read(
+        r"\twocolumn[{\maketitle \captionof{figure}{A teaser.}\label{fig:t}}] \section{A}\label{s}"
+        r" \captionof{table}{Inside.\label{tab:u}}"
+    )
+    teaser, table = draft.marks
+    assert (teaser.kind, teaser.caption, teaser.labels) == ("figure", "A teaser.", ("fig:t",))
+    assert (table.kind, table.caption, table.labels) == ("table", "Inside.", ("tab:u",))
+    assert draft.faults == ()
+
+
+def test_a_caption_in_brackets_is_read_like_any_other(read):
+    draft = read(
+        r"\begin{figure}\subfloat[Left \emph{one}\label{fig:a}]{X}\caption{All}\end{figure}"
+    )
+    (figure,) = draft.figures
+    assert figure.labels == ("fig:a",) and figure.caption == "Left one All"
+
+
+@pytest.mark.parametrize(
+    ("tex", "labels"),
+    [
+        (r"\crefrange{fig:a}{fig:b}", ["fig:a", "fig:b"]),
+        (r"\Crefrange{a}{b}", ["a", "b"]),
+        (r"\labelcref{a,b}", ["a", "b"]),
+        (r"\begin{figure}\caption{As in \ref{a} and \ref{b}.}\label{a}\end{figure}", ["b"]),
+    ],
+)
+def test_references(read, tex, labels):
+    draft = read(tex)
+    assert [r.label for r in draft.references] == labels and draft.faults == ()
+
+
+def test_thanks_are_a_section_of_their_own(read):
+    draft = read(r"\section{Conclusion} It ends. \begin{ack} We thank. \end{ack}")
+    assert [s.title for s in draft.sections] == ["Conclusion", "Acknowledgements"]
+    assert [p.section for p in draft.paragraphs] == [0, 1]
+
+
+# Markdown as Quarto and pandoc write it.
+
+
+def test_headings_below_a_title_in_the_front_matter_keep_their_levels(read):
+    text = "---\ntitle: T\n---\n\n# A {-}\n\n## B {#sec-b .unnumbered}\n\n# C\n"
+    draft = read(text, "main.qmd")
+    assert draft.title == "T"
+    assert [(s.title, s.level) for s in draft.sections] == [("A", 1), ("B", 2), ("C", 1)]
+
+
+def test_cross_references_are_no_citations(read):
+    text = (
+        "See @fig-pipe, @Fig:pipe, @tbl-x, @eq-a, @sec-m and @knuth1984.\n\n"
+        "::: {.callout}\nWords.\n:::\n\n![A pipe](a.png){#fig-pipe}\n"
+    )
+    draft = read(text, "main.qmd")
+    assert [r.label for r in draft.references] == ["fig-pipe", "fig:pipe", "tbl-x", "eq-a", "sec-m"]
+    assert [c.key for c in draft.citations] == ["knuth1984"]
+    assert [p.text for p in draft.paragraphs][1:] == ["Words."]
+    assert draft.figures[0].labels == ("fig-pipe",)
+
+
+def test_figures_in_a_division_share_its_label(read):
+    text = "::: {#fig-both .wide}\n![One](a.png){#fig-a}\n\n![Two](b.png)\n:::\n\n![Three](c.png)\n"
+    labels = [figure.labels for figure in read(text, "main.qmd").figures]
+    assert labels == [("fig-a", "fig-both"), ("fig-both",), ()]
+
+
 # Broken input of every kind.
 
 
 def all_of_it(path):
-    """Read, review and draw; only DraftError may come out."""
+    """Read; only DraftError may come out."""
     try:
         draft = read_draft(path)
     except DraftError as error:
         assert "\n" not in str(error)
         return
-    str(review(draft)), review(draft)._repr_markdown_()
-    skeleton(draft)
     assert sum(s.at >= 0 for s in draft.sections) == len(draft.sections)
 
 
@@ -358,11 +442,12 @@ def test_a_soup_of_commands_is_read(tmp_path_factory, pieces, is_latex):
         "%\n" * 50_000,
         r"\verb!" * 20_000,
         r"\input " * 10_000,
+        r"\input{x}" * 10_000,
     ],
     ids=lambda text: text[:12],
 )
 def test_large_and_deep_sources_end(read, text):
-    str(review(read("\\section{Experiments}\n" + text)))
+    assert read("\\section{Experiments}\n" + text).sections
 
 
 @pytest.mark.parametrize(
@@ -378,11 +463,12 @@ def test_large_and_deep_sources_end(read, text):
         "*a_" * 30_000,
         "[1-999999]" * 1_000,
         "#\n" * 5_000,
+        ("[" * 40_000 + "\n") * 9,
     ],
     ids=lambda text: text[:9],
 )
 def test_large_and_deep_markdown_ends(read, text):
-    str(review(read("## Experiments\n\n" + text, "main.md")))
+    assert read("## Experiments\n\n" + text, "main.md").sections
 
 
 # Words, sentences, symbols.

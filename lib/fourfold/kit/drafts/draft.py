@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Section:
-    r"""A heading; level 1 is \section or ##. `at` counts the words of prose before it."""
+    r"""A heading; level 1 is \section, or ## under a title. `at` counts the words before it."""
 
     title: str
     level: int

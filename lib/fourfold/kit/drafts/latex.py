@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -75,6 +75,9 @@ _TOKEN = re.compile(
 )
 
 
+_TOKENS = 2_000_000  # a thesis has fewer than 300,000
+
+
 @dataclass
 class _Source:
     """A text being read, a file or the body of a macro, and how far."""
@@ -117,7 +120,8 @@ class _Tex:
     def __init__(self, root: Path):
         self.root, self.page, self.place = root, Page(), Place("", 1)
         self.sources, self.macros, self.environments = [], {}, {}
-        self.budget, self.files = 2_000_000, 500  # characters from macros, and files, at most
+        # At most so many characters from macros and from files, files asked for, and tokens.
+        self.budget, self.characters, self.files, self.tokens = 2_000_000, 6_000_000, 500, _TOKENS
         self.in_body = True
         self.reset()
 
@@ -125,6 +129,7 @@ class _Tex:
         self.open, self.names = [], Counter()
         self.catching, self.prose = [], []  # open elements with a sink; the paragraph's pieces
         self.formula = self.float = self.began = None
+        self.loose = None  # the labels of the last caption outside a float, and its mark's index
 
     def write(self, text: str) -> None:
         if self.catching:
@@ -179,8 +184,8 @@ class _Tex:
         what = rf"\begin{{{element.name}}}" if element.name[:1].isalpha() else element.name
         self.fault(f"{what} is never closed", "its other end", element.place)
 
-    def fault(self, found: str, wanted: str, place: Place | None = None) -> None:
-        self.page.fault(found, wanted, place or self.place)
+    def fault(self, found: str, wanted: str, place: Place | None = None, kind: str = "") -> None:
+        self.page.fault(found, wanted, place or self.place, kind)
 
 
 def _current(tex: _Tex) -> _Source | None:
@@ -239,11 +244,29 @@ def _option(tex: _Tex) -> str | None:
     return None
 
 
+_ROUND = re.compile(r"[ \t]*\([^()\n]{0,40}\)")
+
+
+_LENGTH = re.compile(
+    r"[ \t]*(?:=[ \t]*)?[-+]?[ \t]*[\d.,]*[ \t]*(?:(?:pt|pc|in|bp|cm|mm|dd|cc|sp|em|ex|mu|fill?l?)"
+    r"(?![A-Za-z])|\\[A-Za-z@]+)(?:[ \t]*(?:plus|minus)[ \t]*[\d.]+[ \t]*[a-z]{2,5})*"
+)
+
+
+def _pass(tex: _Tex, pattern: re.Pattern) -> None:
+    """Pass over what matches here, if anything does."""
+    source = _current(tex)
+    if source and (match := pattern.match(source.text, source.position)):
+        source.position = match.end()
+
+
 def _skip(tex: _Tex, specification: str) -> None:
-    """Pass over arguments, written as pylatexenc does: `*` a star, `[` optional, `{` mandatory."""
+    """Pass over arguments: `[` optional, `{` mandatory, as in pylatexenc; `(` as in `(lr)`."""
     for kind in specification:
         if kind == "[":
             _option(tex)
+        elif kind == "(":
+            _pass(tex, _ROUND)
         elif kind == "{":
             _argument(tex)
 
@@ -337,15 +360,18 @@ def _path(tex: _Tex, target: str) -> Path:
     return path
 
 
+_TOO_MANY = "one file too many, the draft includes without end"
+
+
 def _open_file(tex: _Tex, path: Path) -> None:
     """Push a file's text; raises DraftError where there is none to read."""
     name = Path(os.path.relpath(path, tex.root)).as_posix()
     if any(source.is_file and source.file == name for source in tex.sources):
         raise DraftError("a circle, the file includes itself")
-    tex.files -= 1
-    if tex.files < 0 or len(tex.sources) > 200:
-        raise DraftError("one file too many, the draft includes without end")
     text, fault = read_source(path, name)
+    tex.characters -= len(text)
+    if tex.characters < 0 or len(tex.sources) > 200:
+        raise DraftError(_TOO_MANY)
     hidden, unclosed = _hide(text)
     tex.page.faults += [fault] if fault else []
     tex.sources.append(_Source(hidden, name, 1, is_file=True))
@@ -365,11 +391,14 @@ def _include(tex: _Tex, name: str) -> None:
     if not target:
         tex.fault(rf"\{name} without a file", rf"\{name}{{file}}")
         return
+    tex.files -= 1  # found or not: to look for a file takes time, too
     try:
+        if tex.files < 0:
+            raise DraftError(_TOO_MANY)
         _open_file(tex, _path(tex, folder + target))
     except DraftError as error:
-        what = str(error).rpartition(": ")[2]
-        tex.fault(rf"\{name}{{{target}}}: {what}", "a readable file in the draft's folder")
+        what, wanted = str(error).rpartition(": ")[2], "a readable file in the draft's folder"
+        tex.fault(rf"\{name}{{{target}}}: {what}", wanted, kind=rf"\{name} {what}")
 
 
 def _set(names: str) -> frozenset[str]:
@@ -399,6 +428,9 @@ _SILENT = _set(
 )
 
 
+_THANKS = _set("ack acks acknowledgment acknowledgments acknowledgement acknowledgements")
+
+
 # They go on with the paragraph that they stand in.
 _RUNS_ON = _set("itemize enumerate description center small minipage multicols")
 
@@ -411,7 +443,10 @@ _ENVIRONMENT_ARGUMENTS = {
 }
 
 
-def _close_float(tex: _Tex, kind: str, element: _Open, text: str) -> None:
+def _close_float(tex: _Tex, kind: str, element: _Open, before: int, text: str) -> None:
+    # That a caption names its own figure refers nobody to it.
+    inside = tex.page.references[before:]
+    tex.page.references[before:] = [r for r in inside if r.label not in element.labels]
     tex.page.mark(kind, " ".join(element.captions), text, element.labels, element.place)
 
 
@@ -438,7 +473,8 @@ def _begin_environment(tex: _Tex, name: str, token: str) -> None:
         _begin_display(tex, name)
     elif base in _FLOATS and not tex.float:
         tex.float = tex.begin(name, lambda text: None)
-        tex.float.close = partial(_close_float, tex, _FLOATS[base], tex.float)
+        before = len(tex.page.references)
+        tex.float.close = partial(_close_float, tex, _FLOATS[base], tex.float, before)
     elif base in _SILENT and not tex.float:
         tex.begin(name, lambda text: None)
     else:
@@ -446,6 +482,8 @@ def _begin_environment(tex: _Tex, name: str, token: str) -> None:
             tex.end_paragraph()
         if base == "abstract":
             tex.page.heading(1, "Abstract", tex.place)
+        elif base in _THANKS:
+            tex.page.heading(1, "Acknowledgements", tex.place)
         tex.begin(name)
 
 
@@ -573,7 +611,7 @@ _CITE = re.compile(
 )
 
 
-_REFER = _set("ref eqref cref Cref autoref nameref pageref vref Vref subref")
+_REFER = _set("ref eqref cref Cref labelcref autoref nameref pageref vref Vref subref")
 
 
 _DEFINE = _set(
@@ -596,7 +634,16 @@ _PASS = {
     **dict.fromkeys(("setlength", "addtolength", "setcounter", "addtocounter"), "{{"),
     **dict.fromkeys(("hypersetup", "pagestyle", "thispagestyle", "addbibresource", "cline"), "{"),
     **dict.fromkeys(("newtheorem", "definecolor"), "{[{{"),
-    **{"lstset": "{", "cmidrule": "[{", "fontsize": "{{", "tikzset": "{", "graphicspath": "{"},
+    **{"rule": "[{{", "rowcolor": "[{[[", "cellcolor": "[{", "columncolor": "[{[["},
+    **{
+        "rowcolors": "[{{{",
+        "arrayrulecolor": "[{",
+        "lstset": "{",
+        "cmidrule": "[({",
+        "fontsize": "{{",
+        "tikzset": "{",
+        "graphicspath": "{",
+    },
 }
 
 
@@ -620,6 +667,14 @@ def _text_word(tex: _Tex, name: str) -> None:
         tex.formula = _capture(tex, partial(_close_inline, tex))
     elif name in _PASS:
         _skip(tex, _PASS[name])
+    elif name in ("vskip", "hskip", "kern", "mskip", "mkern", "tabcolsep", "parskip", "parindent"):
+        _pass(tex, _LENGTH)
+        tex.write(" ")
+    elif name == "twocolumn":  # \twocolumn[{the head of the page}]: what it holds is shown
+        _pass(tex, _OPTION)
+    elif name in ("footnote", "footnotetext"):
+        _option(tex)
+        tex.write(" ")
     elif name in ("begin", "end"):
         tex.fault(rf"\{name} without a name", rf"\{name}{{environment}}")
     elif len(name) == 1 and name in "cvuHkrbdt":
@@ -643,7 +698,7 @@ def _heading(tex: _Tex, name: str) -> None:
         tex.abandon(tex.catching[0])
     tex.end_paragraph()
     _option(tex)
-    place, level = tex.place, _LEVELS[name]
+    place, level, tex.loose = tex.place, _LEVELS[name], None
     if not _capture(tex, lambda text: tex.page.heading(level, text, place)):
         tex.fault(rf"\{name} without a title in closed braces", rf"\{name}{{Title}}")
 
@@ -654,6 +709,11 @@ def _label(tex: _Tex) -> None:
         tex.fault(r"\label without a name", r"\label{name}")
     elif holder:
         holder.labels.append(label.strip())
+    elif tex.loose:
+        labels, index = tex.loose
+        labels.append(label.strip())
+        if index is not None:
+            tex.page.marks[index] = replace(tex.page.marks[index], labels=tuple(labels))
 
 
 def _names(argument: str) -> list[str]:
@@ -681,21 +741,25 @@ def _cite(tex: _Tex) -> None:
         tex.write("[" + "; ".join(f"@{key}" for key in _names(argument)) + "]")
 
 
-def _close_caption(tex: _Tex, kind: str, place: Place, text: str) -> None:
-    tex.page.mark(kind, text, "", (), place)
+def _close_caption(tex: _Tex, kind: str, labels: list[str], place: Place, text: str) -> None:
+    tex.page.mark(kind, text, "", labels, place)
+    tex.loose = (labels, len(tex.page.marks) - 1)  # a \label after the caption belongs to it
 
 
 def _caption(tex: _Tex, name: str) -> None:
     kind = _argument(tex) if name == "captionof" else None
     short, holder, place = _option(tex), tex.float, tex.place
     if name == "subfloat":
-        if holder and short:
-            holder.captions.append(short)
+        if holder and short:  # it may hold commands: read on in it
+            text = "{" + short + "}"
+            tex.sources.append(_Source(text, place.file, place.line, is_file=False))
+            _capture(tex, holder.captions.append)
         return
     if holder:
         close = holder.captions.append
     elif kind in KINDS:
-        close = partial(_close_caption, tex, kind, place)
+        tex.loose = ([], None)
+        close = partial(_close_caption, tex, kind, tex.loose[0], place)
     else:
         close = str.strip  # the caption of a listing, or of nothing: no mark
     if not _capture(tex, close):
@@ -722,6 +786,9 @@ def _on_word(tex: _Tex, token: str) -> None:
         _label(tex)
     elif name in _REFER or name == "hyperref":
         _refer(tex, _option(tex) if name == "hyperref" else _argument(tex))
+    elif name in ("crefrange", "Crefrange"):
+        first, last = _argument(tex), _argument(tex)
+        _refer(tex, f"{first},{last}" if first and last else None)
     elif _CITE.fullmatch(name):
         _cite(tex)
     elif name in ("caption", "captionof", "subcaption", "subfloat", "subcaptionbox"):
@@ -754,6 +821,10 @@ def read_latex(path: Path) -> Draft:
         kind = match.lastgroup
         tex.place = Place(source.file, source.line_at(source.position))
         source.position = match.end()
+        tex.tokens -= 1
+        if tex.tokens < 0:
+            tex.fault("the draft does not end; what follows is not read", "a shorter draft")
+            break
         if kind in ("word", "edge") or (tex.in_body and kind != "hidden"):
             _HANDLERS[kind](tex, match[0])
     while tex.open:

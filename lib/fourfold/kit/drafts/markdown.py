@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -73,7 +74,14 @@ _NUMBERS = re.compile(r"\[(\d+(?:\s*[,;–-]\s*\d+)*)\](?!\()")
 _LABEL = re.compile(r"\{#([\w:.-]+)[^}\n]*\}")
 
 
-_CROSS = re.compile(r"(?:fig|tbl|tab|eq|sec|alg|lst):")
+_ATTRIBUTES = re.compile(r"\s*\{(?:[#.][^{}\n]*|-)\}\s*$")  # {#sec-a}, {.unnumbered}, {-}
+
+
+_DIVISION = re.compile(r"^[ \t]*:{3,}[^\n]*$", re.MULTILINE)  # ::: {.callout} of pandoc
+
+
+# pandoc-crossref writes @fig:a, Quarto @fig-a, and both @Fig at a sentence's beginning.
+_CROSS = re.compile(r"(?:[Ff]ig|[Tt]bl|[Tt]ab|[Ee]q|[Ss]ec|[Aa]lg|[Ll]st)[:-]")
 
 
 _IS_CAPTION = re.compile(r"(?:Fig(?:ure|\.)?|Table|Tab\.)\s*\d+\s*[.:–—]|Table:|:\s")
@@ -83,6 +91,12 @@ _FRONT = re.compile(r"---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTAL
 
 
 _LONGEST_LINE = 100_000
+
+
+_MOST_SIGNS = 300_000
+
+
+_ACTIVE = re.compile(r"[\[\]*_`<>!$&\\#|:@-]")
 
 
 def _blocks(tokens: Sequence[Token]) -> Iterator[list[Token]]:
@@ -133,12 +147,12 @@ def _inline_text(token: Token) -> str:
 
 def _markdown_heading(page: Page, block: Sequence[Token], place: Place) -> None:
     level = int(block[0].tag[1])
-    title = _LABEL.sub("", _inline_text(block[1]))
+    title = _ATTRIBUTES.sub("", _inline_text(block[1]))
     if level == 1 and not page.sections and not page.title:
-        page.title = " ".join(title.split())
+        page.title, page.title_level = " ".join(title.split()), 1
         return
     page.appendix = page.appendix or title.strip().lower().startswith("appendix")
-    page.heading(max(1, level - 1), title, place)
+    page.heading(max(1, level - page.title_level), title, place)
 
 
 def _markdown_equation(page: Page, content: str, place: Place) -> None:
@@ -161,10 +175,15 @@ def _range(numbers: str) -> list[str]:
     return [str(number) for number in found]
 
 
+def _label(key: str) -> str:
+    """The label that @Fig:a means: fig:a."""
+    return key[0].lower() + key[1:]
+
+
 def _note(page: Page, text: str, place: Place) -> None:
     """Record the citations `[@key]`, `@key`, `[1, 2]` and the references `@fig:a`."""
     keys = _KEYS.findall(_WITHOUT_MATH.sub("", text))
-    page.refer([key for key in keys if _CROSS.match(key)], place)
+    page.refer([_label(key) for key in keys if _CROSS.match(key)], place)
     page.cite([key for key in keys if not _CROSS.match(key)], place)
     for numbers in _NUMBERS.findall(text):
         page.cite(_range(numbers), place)
@@ -178,6 +197,7 @@ def _markdown_float(
     alternative = " ".join(image.content for image in images)
     labels = _LABEL.findall(" ".join(t.content for t in block if t.type == "inline") + caption)
     _note(page, text, place)
+    page.references = [r for r in page.references if r.place != place or r.label not in labels]
     own = caption or (alternative if kind == "figure" else "")
     page.mark(kind, _LABEL.sub("", own), text if kind == "table" else "", labels, place)
 
@@ -188,7 +208,7 @@ _MARKED = re.compile(rf"\[[^\[\]]{{0,300}}@[^\[\]]{{0,300}}\]|{_NUMBERS.pattern}
 def _as_mark(match: re.Match) -> str:
     keys = _range(match[1]) if match[1] else _KEYS.findall(match[0])
     works = "; ".join(f"@{key}" for key in keys if not _CROSS.match(key))
-    labels = "".join(f"[#{key}]" for key in keys if _CROSS.match(key))
+    labels = "".join(f"[#{_label(key)}]" for key in keys if _CROSS.match(key))
     return (f"[{works}]" if works else "") + labels
 
 
@@ -232,6 +252,35 @@ def _walk_markdown(page: Page, tokens: Sequence[Token], name: str) -> None:
                 page.paragraph(text, place)
 
 
+def _division_labels(text: str) -> dict[int, tuple[str, ...]]:
+    """For each line inside `::: {#fig-both}` … `:::` the labels of the divisions around it."""
+    labels, opened = {}, []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if _DIVISION.match(line):
+            if line.strip().strip(":"):
+                opened.append(tuple(_LABEL.findall(line)))
+            elif opened:
+                opened.pop()
+        elif any(opened[-9:]):
+            labels[number] = tuple(label for found in opened[-9:] for label in found)
+    return labels
+
+
+def _within_budget(page: Page, text: str, name: str) -> str:
+    """Empty the lines that markdown-it, which takes minutes over brackets, would take long for."""
+    lines, left = text.split("\n"), _MOST_SIGNS
+    for number, line in enumerate(lines):
+        place, left = Place(name, number + 1), left - len(_ACTIVE.findall(line))
+        if left < 0:
+            page.fault("more marks of Markdown than a draft has", f"at most {_MOST_SIGNS:,}", place)
+        elif len(line) > _LONGEST_LINE:
+            found = f"a line of {len(line)} characters"
+            page.fault(found, f"at most {_LONGEST_LINE:,}", place, kind="long line")
+        if left < 0 or len(line) > _LONGEST_LINE:
+            lines[number] = ""
+    return "\n".join(lines)
+
+
 def read_markdown(path: Path) -> Draft:
     """Read a Markdown draft: front matter, headings, images, tables, formulas and citations."""
     page, name = Page(), path.name
@@ -241,11 +290,8 @@ def read_markdown(path: Path) -> Draft:
         named = re.search(r"^title:\s*[\"']?(.*?)[\"']?\s*$", front[1], re.MULTILINE)
         page.title = named[1] if named else ""
         text = re.sub(r"[^\n]", "", front[0]) + text[front.end() :]
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if len(line) > _LONGEST_LINE:  # markdown-it takes minutes over a megabyte of brackets
-            place = Place(name, number + 1)
-            page.fault(f"a line of {len(line)} characters", f"at most {_LONGEST_LINE}", place)
-            lines[number] = ""
-    _walk_markdown(page, _markdown_parser().parse("\n".join(lines)), name)
+    inside = _division_labels(text)
+    text = _within_budget(page, _DIVISION.sub("", text), name)
+    _walk_markdown(page, _markdown_parser().parse(text), name)
+    page.marks = [replace(m, labels=(*m.labels, *inside.get(m.place.line, ()))) for m in page.marks]
     return page.draft(name)

@@ -21,7 +21,7 @@ from fourfold.kit.drafts.draft import (
 
 __all__ = ["KINDS", "Page", "read_source"]
 
-_MOST_BYTES = 20_000_000  # a thesis with all its chapters is below 2 MB
+_MOST_BYTES = 5_000_000  # a thesis with all its chapters is below 2 MB
 
 
 def _decoded(data: bytes, name: str) -> tuple[str, Finding | None]:
@@ -76,10 +76,10 @@ class Page:
     """What has been read so far; the readers of both formats write into one."""
 
     def __init__(self):
-        self.title, self.appendix = "", False
+        self.title, self.title_level, self.appendix = "", 0, False
         self.sections, self.paragraphs, self.marks = [], [], []
         self.citations, self.references, self.faults = [], [], []
-        self.kinds, self.alike = Counter(), Counter()  # marks by kind, faults by what was found
+        self.kinds, self.alike = Counter(), {}  # marks by kind, indices of faults that are alike
         self.at = self.running = self.last = 0  # words before, and in, the present paragraph
 
     def heading(self, level: int, title: str, place: Place) -> None:
@@ -117,20 +117,22 @@ class Page:
     def refer(self, labels: Iterable[str], place: Place) -> None:
         self.references += [Reference(label, place, self.here(place)) for label in labels]
 
-    def fault(self, found: str, wanted: str, place: Place) -> None:
-        """Note an error of reading; of many alike in one file the first three are kept."""
-        self.alike[found, place.file] += 1
-        if self.alike[found, place.file] <= 3:
+    def fault(self, found: str, wanted: str, place: Place, kind: str = "") -> None:
+        """Note an error of reading; of many alike in one file the first three are kept.
+
+        Alike are those of one `kind`, or, without it, those that found the same.
+        """
+        alike = self.alike.setdefault((kind or found, place.file), [])
+        alike.append(len(self.faults))
+        if len(alike) <= 3:
             self.faults.append(Finding("reading", "error", place, found, wanted))
 
     def draft(self, name: str) -> Draft:
-        for (found, file), count in self.alike.items():
-            if count > 3:
-                like = [
-                    i for i, f in enumerate(self.faults) if (f.found, f.place.file) == (found, file)
-                ]
-                more = f"{found} ({count - 3} times more)"
-                self.faults[like[-1]] = replace(self.faults[like[-1]], found=more)
+        for alike in self.alike.values():
+            if len(alike) > 3:
+                third = self.faults[alike[2]]
+                more = f"{third.found} ({len(alike) - 3} times more)"
+                self.faults[alike[2]] = replace(third, found=more)
         lists = (self.sections, self.paragraphs, self.marks, self.citations, self.references)
         return Draft(name, self.title, *map(tuple, lists), tuple(self.faults))
 
