@@ -75,7 +75,7 @@ _TOKEN = re.compile(
 )
 
 
-_TOKENS = 2_000_000  # a thesis has fewer than 300,000
+_TOKENS = 600_000  # a thesis of 2 MB has fewer than 200,000
 
 
 @dataclass
@@ -231,12 +231,12 @@ def _argument(tex: _Tex) -> str | None:
 
 
 def _option(tex: _Tex) -> str | None:
-    """The next argument in square brackets, or None; what is longer than 2000 signs is prose."""
+    """The next argument in square brackets, or None; what is longer than 500 signs is prose."""
     source = _current(tex)
     if source is None or not (match := _OPTION.match(source.text, source.position)):
         return None
     position = start = match.end()
-    while sign := _OPTION_END.search(source.text, position, start + 2000):
+    while sign := _OPTION_END.search(source.text, position, start + 500):
         if sign[0] == "]":
             source.position = sign.end()
             return _COMMENT.sub("", source.text[start : sign.start()])
