@@ -172,10 +172,14 @@ print(f"{{peak() - before:.2f}} GiB more than before, {{time.perf_counter() - be
 
 def large(threads: int, iterations: int = 12) -> None:
     pixels = (1080 // 8) * (1920 // 8)
-    print(f"\n1080 × 1920 on demand; the volume alone would hold {pixels**2 * 16 / 3 / 2**30:.1f} GiB")
+    print(
+        f"\n1080 × 1920 on demand; the volume alone would hold {pixels**2 * 16 / 3 / 2**30:.1f} GiB"
+    )
     for variant in ("small", "full"):
         code = LARGE.format(variant=variant, threads=threads, iterations=iterations)
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         print(f"  {variant}, {iterations} iterations: {told.stdout.strip()}")
 
 

@@ -25,7 +25,7 @@ def reference(name: str) -> dict[str, torch.Tensor]:
 
 
 def official_state_dict(variant: str) -> dict[str, torch.Tensor]:
-    """All tensors of the official model by their official names, filled as the numbers were made."""
+    """All tensors of the official model by their names, filled as for the frozen numbers."""
     keys = json.loads((REFERENCE / "raft_keys.json").read_text())[f"raft_{variant}"]
     return {name: filled(name, tuple(shape)) for name, shape in shapes(keys).items()}
 

@@ -81,7 +81,9 @@ def test_loss_and_gradients(variant, frozen):
     for name, norm in zip(official["grad_names"], official[f"grad_norms_{end}"], strict=True):
         # Below 1e-3 stand biases before an instance norm: nothing but rounding.
         if norm >= 1e-3:
-            name = str(name).replace(".norm3.", ".downsample.1.") if variant == "full" else str(name)
+            name = (
+                str(name).replace(".norm3.", ".downsample.1.") if variant == "full" else str(name)
+            )
             assert norms[name] == pytest.approx(norm.item(), rel=1e-3), name
     gradient = model.fnet.conv1.weight.grad[:4]
     assert close(gradient, official[f"grad_fnet_conv1_{end}"], 1e-3)
