@@ -22,7 +22,7 @@
 # %% [markdown]
 # ## Words
 #
-# A **flow field** (光流场) $f$ holds one arrow for every pixel of image 1: it says where that pixel is seen in image 2. The arrow's parts $u, v$ count pixels to the right and down. So a flow always has a direction, from image 1 to image 2, and it is drawn on image 1.
+# A **flow field** (光流场) $f$, or dense displacement field (稠密位移场), holds one arrow for every pixel of image 1: it says where that pixel is seen in image 2. The arrow's parts $u, v$ count pixels to the right and down. So a flow always has a direction, from image 1 to image 2, and it is drawn on image 1.
 #
 # Two questions can be asked of it. With the true flow at hand: how far does each arrow's end lie from where it should be? That distance is the **end-point error** (端点误差) $e$, and all the numbers in a paper's table are means and shares of it. Without the truth: does image 2, read where the arrows point, look like image 1? Does the flow there and back return to where it began? Where it does not, a pixel is hidden in image 2, or the flow is wrong. And before a field can be compared with anyone else's, it has to survive a file.
 
@@ -47,6 +47,7 @@ from jaxtyping import Bool, Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+# %%
 from fourfold.bilinear_sampling.sampling import _check_floating
 from fourfold.bilinear_sampling.warps import flow_grid, inside, pixel_grid, warp
 from fourfold.kit.arguments import check_tensor, whole_number
@@ -196,7 +197,7 @@ show(
 )
 
 # %% [markdown]
-# The dark patch, a square with a foot, is background that the block covers in image 2: its own arrow says "stay", and the arrow found there, which belongs to the block, leads away. Its pixels are **occluded** (被遮挡), and no comparison of colours could find them in image 2.
+# The dark patch, a square with a foot, is background that the block covers in image 2: its own arrow says "stay", and the arrow found there, which belongs to the block, leads away. Its pixels are **occluded** (被遮挡), and have no partner in image 2 that a comparison of colours could find.
 
 # %% [markdown]
 # ## Formula
@@ -331,7 +332,7 @@ for name, (u, v) in compass.items():
     print(f"{name:>6}", [round(c) for c in colour_of(u, v, wheel)])
 
 # %% [markdown]
-# Red means right, yellow-green down, blue-cyan left, violet up. The course's `flow_to_image` does the same for a whole field; here are both on every third pixel of the estimate. It rounds down, as all versions of this wheel do.
+# Red means right, yellow down, cyan left, violet up. The course's `flow_to_image` does the same for a whole field; here are both on every third pixel of the estimate. It rounds down, as the release does.
 
 # %%
 sparse = estimate[..., ::3, ::3].double()
@@ -342,7 +343,7 @@ for y, x in np.ndindex(*sparse.shape[2:]):
     assert (ours[:, y, x] - torch.tensor(colour_of(u, v, wheel))).abs().max() < 1 + 1e-9
 
 # %% [markdown]
-# > **Where the code leaves the paper.** The release's visualisation takes an optional limit and clips both parts of the arrow to $[0, \text{limit}]$, where $[-\text{limit}, \text{limit}]$ must be meant: every part to the left and every part up becomes 0. The wheel itself shows what is lost.
+# > **Where the code leaves the release.** Its visualisation takes an optional limit and clips both parts of the arrow to $[0, \text{limit}]$, where $[-\text{limit}, \text{limit}]$ must be meant: every part to the left and every part up becomes 0. The wheel itself shows what is lost.
 
 # %%
 line = torch.linspace(-1, 1, 121)
@@ -383,7 +384,7 @@ both_valid = torch.ones(1, 1, 2, dtype=torch.bool)
 assert end_point_error_loop(two, true_two, both_valid) == 2.5
 
 # %% [markdown]
-# The version for the library first looks at what it is given. Four mistakes give a number that looks like a result: shapes that broadcast, a mask of floats (it would be taken for an index), a mask with no pixel, and a NaN.
+# The version for the library first looks at what it is given. Four mistakes give a number that looks like a result: shapes that broadcast, a mask of whole numbers (PyTorch takes them for indices), a mask with no pixel, and a NaN.
 
 
 # %% tags=["promote"]
@@ -446,17 +447,22 @@ assert end_point_errors(two, true_two).tolist() == [[[5, 0]]], "(3, 4) against (
 
 
 # %% tags=["promote"]
+def _check_mask(valid: Tensor, *shapes: tuple[int, ...]) -> None:
+    check_tensor("valid", valid)
+    if valid.dtype != torch.bool:
+        raise TypeError(f"valid has dtype {valid.dtype}; expected torch.bool (valid >= 0.5)")
+    if tuple(valid.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"valid has shape {tuple(valid.shape)}; expected {expected}")
+
+
 def _valid_errors(flow: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The errors, 0 at pixels that are not valid, and the mask of the valid ones."""
     _check_pair(("flow", "target"), flow, target)
     shape = (flow.shape[0], *flow.shape[2:])
     if valid is None:
         valid = torch.ones(shape, dtype=torch.bool, device=flow.device)
-    check_tensor("valid", valid)
-    if valid.dtype != torch.bool:
-        raise TypeError(f"valid has dtype {valid.dtype}; expected torch.bool (valid >= 0.5)")
-    if valid.shape != shape:
-        raise ValueError(f"valid has shape {tuple(valid.shape)}; expected {shape}, (B, H, W)")
+    _check_mask(valid, shape)
     if not valid.any():
         raise ValueError("valid is False everywhere; expected a pixel to count, or no mean exists")
     pixels = valid[:, None]
@@ -608,7 +614,7 @@ def is_outlier(u, v, true_u, true_v):
     return error > 3 and error > 0.05 * math.hypot(true_u, true_v)
 
 
-cases = [(4, 0, 0, 0), (3, 0, 0, 0), (104, 0, 100, 0), (106, 0, 100, 0), (0, 104, 0, 60)]
+cases = [(4, 0, 0, 0), (3, 0, 0, 0), (104, 0, 100, 0), (106, 0, 100, 0), (0, 66.2, 0, 63)]
 print([is_outlier(*case) for case in cases])
 
 
@@ -643,11 +649,16 @@ for k, case in enumerate(cases):
 true_flow[..., 4] = math.nan
 rate = outlier_rate(found_flow, true_flow, torch.arange(5).view(1, 1, 5) < 4).item()
 assert rate == 0.5, "a NaN in a hole does not matter"
+images = torch.zeros(2, 2, 1, 4)
+images[1, 0] = 9.0  # all of image 1 is wrong, and one of its pixels is valid
+seen = torch.tensor([[[True, True, True, True]], [[True, False, False, False]]])
+pooled = outlier_rate(images, 0 * images, seen).item()
+assert math.isclose(pooled, 1 / 5, rel_tol=1e-6), "pooled over the valid pixels of all images"
 
 # %% [markdown]
 # ### Without a truth: read image 2 back
 #
-# [Warps](../6_bilinear_sampling/2_warps.ipynb) go backward: each pixel of the output says where it reads. A flow from image 1 to image 2 is such a rule, so what can be warped with it is image 2, and the result lies on image 1 (equation 4). Which image to warp, and in which direction the output points, is among the most asked questions about RAFT (issue 158 of its repository).
+# [Warps](../6_bilinear_sampling/2_warps.ipynb) go backward: each pixel of the output says where it reads. A flow from image 1 to image 2 is such a rule, so what can be warped with it is image 2, and the result lies on image 1 (equation 4). Which of the two images to warp, and which way RAFT's output points, is what its users ask (issue 158 of its repository).
 
 
 # %% tags=["promote"]
@@ -786,7 +797,7 @@ assert torch.equal(hidden, behind), "exactly the background that the block cover
 # %% [markdown]
 # ### Padding to a multiple of 8
 #
-# The motorcycle at 1/4 is 125 × 185 pixels. RAFT repeats the border until both sides fit, and cuts the flow afterwards. Where the new rows go is a matter of habit: the release splits them for Sintel and puts all of them at the bottom for KITTI, where the top of the picture is sky and the road continues below.
+# The motorcycle at 1/4 is 125 × 185 pixels. RAFT repeats the border until both sides fit, and cuts the flow afterwards. Where the new rows go is a matter of habit: the release puts half of them above and half below for Sintel, and all of them below for KITTI.
 
 
 # %%
@@ -834,7 +845,7 @@ for mode, expected in {"sintel": (1, 2, 1, 2), "kitti": (1, 2, 0, 3)}.items():
     assert padded.shape == (1, 3, 16, 24), "both sides become multiples of 8"
     assert torch.equal(padded, pad_loop(odd, *expected)), "the border is repeated"
 assert pad(torch.rand(1, 1, 16, 8))[1] == (0, 0, 0, 0), "what fits is left as it is"
-assert pad(odd, multiple=4)[0].shape == (1, 3, 16, 24), "multiples of 4"
+assert pad(odd, multiple=5)[0].shape == (1, 3, 15, 25), "multiples of 5"
 with shows_error(ValueError):
     pad(odd, "chairs")
 
@@ -850,6 +861,8 @@ def unpad(
     Raises ValueError for padding that is not four whole numbers or leaves no pixel.
     """
     _check_image("image", image)
+    if len(padding) != 4:
+        raise ValueError(f"padding is {padding}; expected (left, right, top, bottom)")
     left, right, top, bottom = (whole_number("padding", each, least=0) for each in padding)
     H, W = image.shape[-2:]
     if left + right >= W or top + bottom >= H:
@@ -889,7 +902,7 @@ show(
 # %% [markdown]
 # Inside the frame are the pixels that were there; outside, the border's colours run on.
 #
-# > **Where the code leaves the paper.** The paper does not mention padding. In the release any mode but "sintel" means "kitti", so that a typing error pads without a word; here it is refused. The leaderboard numbers on Sintel need the split padding (issue 21 of the repository).
+# > **Where the code leaves the release.** There any mode but "sintel" means "kitti", so that a typing error pads without a word; here it is refused. The numbers of the Sintel leaderboard need the split padding (issue 21 of the repository).
 
 # %% [markdown]
 # ### A warm start for the next pair
@@ -954,7 +967,15 @@ carried = forward_interpolate(winds)
 assert carried.shape == winds.shape, "a flow of the same size"
 assert torch.equal(carried, forward_interpolate_loop(winds)), "differs from the loop"
 batch = torch.cat([winds, 0.5 * winds])
-assert torch.equal(forward_interpolate(batch)[:1], carried), "each flow of a batch by itself"
+for flow, start in zip(batch, forward_interpolate(batch), strict=True):
+    assert torch.equal(start[None], forward_interpolate_loop(flow[None])), "each flow by itself"
+edge = torch.zeros(1, 2, 3, 4)
+edge[0, 0] = torch.tensor([0.75, 0.75, 0.75, 0.2])
+edge[0, 0, 0], edge[0, :, 1:, 0] = 0.5, torch.tensor([0.0, 0.25])[:, None]
+u, v = forward_interpolate(edge)[0]
+assert (u != 0.5).all(), "an arrow that lands on row 0 is dropped: 0 < y"
+assert (v != 0.25).all(), "an arrow that lands on column 0 is dropped: 0 < x"
+assert math.isclose(u[1, 3], 0.2, rel_tol=1e-6), "one that lands at x = 3.2 of 4 is kept"
 away = torch.full((1, 2, 4, 4), 100.0)
 assert forward_interpolate(away).abs().sum() == 0, "0 where no arrow stays in the picture"
 
@@ -981,6 +1002,7 @@ show(
     draw_start(torch.stack([hill, 0.3 * hill])[None]),
     alt="A round hill of arrows to the right, and the same hill further to the right, with a steep "
     "front and a long tail",
+    photo=True,
 )
 
 # %% [markdown]
@@ -1119,18 +1141,13 @@ def write_kitti_flow(
 
     u, v = _one_flow(flow)
     valid = torch.ones_like(u, dtype=torch.bool) if valid is None else valid
-    check_tensor("valid", valid)
-    if valid.dtype != torch.bool or valid.shape not in (u.shape, (1, *u.shape)):
-        kind = TypeError if valid.dtype != torch.bool else ValueError
-        raise kind(
-            f"valid has dtype {valid.dtype} and shape {tuple(valid.shape)}; "
-            f"expected torch.bool and {tuple(u.shape)}"
-        )
+    _check_mask(valid, tuple(u.shape), (1, *u.shape))
     valid = valid.reshape(u.shape).cpu()
-    # In float32, as the release computes it: a number just below a step may round up to it.
-    stored = (64 * torch.stack([u, v]) + 2**15).where(valid, 0)
-    if not ((stored >= 0) & (stored < 2**16)).all():
+    vectors = torch.stack([u, v]).where(valid, 0)
+    if not ((vectors >= -512) & (vectors < 512)).all():
         raise ValueError("flow has a valid number outside [−512, 512); KITTI's files hold no other")
+    # In float32, as the release computes it: a number just below a step may round up to it.
+    stored = (64 * vectors + 2**15).clamp(max=2**16 - 1).where(valid, 0)
     channels = torch.cat([stored, valid[None].float()]).numpy().astype(np.uint16)
     height, width = u.shape
     rows = channels.transpose(1, 2, 0).reshape(height, 3 * width)
