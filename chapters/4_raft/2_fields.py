@@ -123,8 +123,8 @@ def draw_field(flow, q=(88, 74)):
     pictures = {
         "image I₁ with pixel q": image1,
         f"image I₂: q moves by\nu, v = {u:.1f}, {v:.1f}".replace("-", "−"): image2,
-        "warped J: I₂ read at q + f": warped,
-        "difference d (dark: large)": 255 - 4 * difference,
+        "warped J:\nI₂ read at q + f": warped,
+        "difference d\n(dark: large)": 255 - 4 * difference,
         "flow f": flow_to_image(flow, max_norm=16),
         "true flow f*": torch.where(valid, flow_to_image(truth, max_norm=16), 255),
         f"error e (black: 8 px)\nmean E = {E:.2f} px": torch.where(valid, 255 - 32 * errors, 160),
