@@ -77,16 +77,16 @@ def block_of(pixel, colour, width=1.8):
 
 # The dataset knows where a block of the left photograph lies in the right one.
 disparity = F.avg_pool2d(pair.disparity[..., :H, :W], 8)[0, 0] / 8
-query = (33, 10)
+query = (15, 15)
 match = (query[0] - round(disparity[query[1], query[0]].item()), query[1])
-other = (10, 26)
+other = (33, 10)
 chosen = {"query": (0, query), "second": (1, match), "muted": (1, other)}
 vectors = {colour: features[b, :, y, x] for colour, (b, (x, y)) in chosen.items()}
 
 
 # %% tags=["figure"]
 def draw_vectors():
-    figure, axes = canvas(2, 2, 7.2, 4.0, height_ratios=[3, 1.5])
+    figure, axes = canvas(2, 2, 6.8, 3.7, height_ratios=[3, 1.3])
     for each, image, name in zip(axes[0], (left, right), ("1", "2"), strict=True):
         each.imshow(photo(image))
         each.set(title=f"image I, number {name}: {tuple(image.shape)}", xlabel="x (px)")
@@ -102,11 +102,13 @@ def draw_vectors():
     strips.imshow(lines, aspect="auto", cmap="gray", interpolation="nearest")
     cosines = lines @ lines[0]
     names = ("chosen block", "its match", "another block")
-    strips.set_yticks(
-        range(3), [f"{n}\ncosine {c:.2f}" for n, c in zip(names, cosines, strict=True)]
-    )
+    strips.set_yticks(range(3), names, fontsize=8)
     for label, colour in zip(strips.get_yticklabels(), chosen, strict=True):
-        label.set_color(COLOURS[colour])
+        label.set(color=COLOURS[colour], fontweight="bold")
+    for row, cosine in enumerate(cosines.tolist()):
+        text = f"cosine {cosine:.2f}".replace("-", "−")
+        strips.text(1.01, row, text, transform=strips.get_yaxis_transform(), va="center")
+    strips.tick_params(length=0, labelsize=8)
     strips.set(xlabel="number of the channel", title=f"three vectors of width D = {lines.shape[1]}")
     return figure
 
@@ -120,7 +122,7 @@ show(
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Each strip is the vector of one marked block, scaled to length 1: the first two show the same thing from two cameras and are nearly the same code; the third belongs to something else. The **cosine** (余弦) under each name is the product with the first strip, 1 for the same direction.
+# Each strip is the vector of one marked block, scaled to length 1: the first two show the same thing from two cameras and are much alike; the third belongs to something else. The **cosine** (余弦) beside each strip is the product with the first strip, 1 for the same direction.
 #
 # ### The path through the encoder
 #
@@ -161,7 +163,7 @@ def draw_path():
     maps = watch(trained, left, ["layer1", "layer2", "layer3"])
     drawn = {"image I": left, "layer1": maps["layer1"], "layer2": maps["layer2"]}
     drawn |= {"layer3": maps["layer3"], "features F": maps["result"]}
-    figure, axes = canvas(1, 5, 8.6, 1.9)
+    figure, axes = canvas(1, 5, 8.2, 1.8)
     for each, (name, values) in zip(axes, drawn.items(), strict=True):
         picture = photo(values) if name == "image I" else to_picture(*principal_colours(values))
         each.imshow(picture, interpolation="nearest")
@@ -218,12 +220,12 @@ def draw_block(channel=5):
         (1, 1): ("short cut P", inside["layer2.0.downsample"]),
         (1, 2): ("ReLU of P + y", inside["layer2.0"]),
     }
-    figure, axes = canvas(2, 3, 7.0, 3.9)
+    figure, axes = canvas(2, 3, 6.6, 3.6)
     axes[1, 0].set_axis_off()
     for place, (name, values) in steps.items():
         axes[place].imshow(values[0, channel], cmap="gray")
         shape = " × ".join(map(str, values.shape[1:]))
-        axes[place].set(title=f"{name}\n{shape}", xlabel="x (px)", ylabel="y (px)")
+        axes[place].set(title=f"{name}\n{shape}", xticks=[], yticks=[])
     for start, end in (((0, 0), (0, 1)), ((0, 1), (0, 2)), ((0, 0), (1, 1)), ((1, 1), (1, 2))):
         figure.add_artist(arrow(axes[start], axes[end]))
     figure.add_artist(arrow(axes[0, 2], axes[1, 2], (0.9, 0.0), (0.9, 1.0)))
@@ -250,10 +252,11 @@ show(
     draw_block(),
     alt="Five maps of one residual block: what comes in, two steps of the branch on top, the short "
     "cut below, and their rectified sum, with arrows between them",
+    photo=True,
 )
 
 # %% [markdown]
-# On top runs the branch, below it the **short cut**, which brings the map to the branch's size; their sum passes a last ReLU. The block has to learn only what to add to its map.
+# Under each name stand channels, rows and columns. On top runs the branch, below it the **short cut**, which brings the map to the branch's size; their sum passes a last ReLU. The block has to learn only what to add to its map.
 
 # %% [markdown]
 # ## Formula
@@ -529,11 +532,11 @@ with torch.no_grad():
 def draw_norms(channel=5):
     columns = {
         "image I": both,
-        "map x": first_maps,
+        "map x\nafter one convolution": first_maps,
         "instance norm\npixels A of one image": normed["instance"],
         "batch norm\npixels A of both images": normed["batch"],
     }
-    figure, axes = canvas(2, 4, 7.6, 2.9)
+    figure, axes = canvas(2, 4, 7.0, 2.7)
     for column, (name, maps) in enumerate(columns.items()):
         limits = (
             {}
@@ -545,7 +548,7 @@ def draw_norms(channel=5):
             each = axes[row, column]
             each.imshow(picture, cmap="gray", **limits)
             each.set(xticks=[], yticks=[])
-            group = {2: ("first", "second")[row], 3: "good"}.get(column)
+            group = {2: ("first", "n10")[row], 3: "good"}.get(column)
             if group:
                 each.spines[:].set(visible=True, color=COLOURS[group], linewidth=2.5)
         axes[0, column].set_title(name)
@@ -574,27 +577,34 @@ show(
 
 # %%
 @torch.no_grad()
-def same_direction(encoder, image, other):
-    """Cosine between the vectors of two images at the same place: median, and worst of all."""
-    cosines = F.cosine_similarity(encoder(image), encoder(other))
-    return f"median {cosines.median():.4f}, worst {cosines.min():.4f}"
+def change(encoder, image, other):
+    """How far the features of another image are from those of the first, relative to their size."""
+    before, after = encoder(image), encoder(other)
+    return ((after - before).norm() / before.norm()).item()
 
+
+# %% [markdown]
+# Three encoders with the same random weights and different norms; the batch norms see the photograph a few times in training mode first, to have running values.
 
 # %%
 seed_everything(0)
-same_weights = {kind: Encoder(128, kind).eval() for kind in ("instance", "batch", "none")}
-for encoder in same_weights.values():
-    encoder.load_state_dict(same_weights["none"].state_dict(), strict=False)
+same_weights = {kind: Encoder(128, kind) for kind in ("instance", "batch", "none")}
 for kind, encoder in same_weights.items():
-    print(f"{kind:>8}: contrast halved: {same_direction(encoder, left, 0.5 * left)}")
-    print(f"{'':>8}  brightness added: {same_direction(encoder, left, left + 0.25)}")
+    encoder.load_state_dict(same_weights["none"].state_dict(), strict=False)
+    with torch.no_grad():
+        for _ in range(20 if kind == "batch" else 0):
+            encoder(left)
+    encoder.eval()
+    contrast, brightness = change(encoder, left, 0.5 * left), change(encoder, left, left + 0.25)
+    print(f"{kind:>8}: half the contrast {contrast:.4f}, more brightness {brightness:.4f}")
+
+# %% [markdown]
+# 0 means the same features, 0.5 half of their size away. The trained encoder, at half the contrast:
 
 # %%
-with torch.no_grad():
-    as_it_is, halved = trained(left), trained(0.5 * left)
-change = (halved - as_it_is).norm() / as_it_is.norm()
-print(f"trained feature encoder, contrast halved: relative change {change:.5f}")
-assert change < 0.01  # what is left is eps, beside a variance that became four times smaller
+rest = change(trained, left, 0.5 * left)
+print(f"relative change {rest:.5f}")
+assert rest < 0.01  # what is left is eps, beside a variance that became four times smaller
 
 # %% [markdown]
 # Both images can share one call: instance norm keeps the images of a batch apart, so a batch of two gives what two calls give, at the price of one start.
@@ -610,7 +620,7 @@ assert (features - apart).abs().max() < 1e-4 * apart.abs().max()
 #
 # ### The two modes of batch norm
 #
-# In training mode the statistics come from the batch, and equation 4 follows them; in evaluation mode the running values stand still. Feed the context encoder with batches of two photographs and watch the running mean of one channel.
+# In training mode the statistics come from the batch, and equation 4 follows them; in evaluation mode the running values stand still. Feed the first norm of a context encoder with batches of two photographs in changing light, and watch the running mean of the channel that has the largest.
 
 # %%
 seed_everything(0)
@@ -619,12 +629,13 @@ paths = {}
 for momentum in (0.1, 0.01):
     norm = nn.BatchNorm2d(64, momentum=momentum)
     paths[momentum] = []
-    for _ in range(40):
+    for _ in range(60):
         light = torch.rand(2, 1, 1, 1) + 0.5
         with torch.no_grad():
             batch = context.conv1(light * both.flip(0))
             norm(batch)
-        paths[momentum].append((batch[:, 5].mean().item(), norm.running_mean[5].item()))
+        channel = int(context.conv1(left).mean((0, 2, 3)).abs().argmax())
+        paths[momentum].append((batch[:, channel].mean().item(), norm.running_mean[channel].item()))
 
 
 # %% tags=["figure"]
@@ -635,8 +646,8 @@ def draw_running_mean():
     for momentum, style in ((0.1, "-"), (0.01, "--")):
         running = [mean for _, mean in paths[momentum]]
         axes.plot(running, style, color=COLOURS["first"], label=f"running, momentum α = {momentum}")
-    axes.set(xlabel="batches seen", ylabel="mean of channel 5")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xlabel="batches seen", ylabel="mean of one channel")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     return figure
 
 
@@ -999,7 +1010,9 @@ def draw_start():
             each.semilogy([v[part] for v in values], line, color=COLOURS[colour], label=name)
         each.set(title=f"size of the {title}", xlabel="layers from the input")
     axes[0].set(ylabel="root mean square")
-    axes[0].legend(loc="lower left", fontsize=7)
+    axes[0].legend(loc="lower left", fontsize=7, frameon=False)
+    for each in axes:
+        each.set(xticks=range(0, 19, 3))
     return figure
 
 
@@ -1029,7 +1042,7 @@ with torch.no_grad():
 
 # %%
 def draw_colours():
-    figure, axes = canvas(2, 3, 7.6, 3.6)
+    figure, axes = canvas(2, 3, 6.6, 3.2)
     for row, (name, picture) in enumerate((("image 1", left), ("image 2", right))):
         axes[row, 0].imshow(photo(picture))
         axes[row, 0].set(ylabel=f"{name}\ny (px)", xlabel="x (px)")
@@ -1050,11 +1063,11 @@ show(
 )
 
 # %% [markdown]
-# Random weights answer to light, dark and edges, and that is already something; trained ones paint a part of the scene in a colour of its own, and in both photographs the same.
+# Equal colours are similar vectors, in both photographs of a column. Random weights answer to light, dark and edges, which is already something: large flat parts agree, the rest is speckle. Trained ones give more of the scene colours that hold together, and in both photographs the same.
 #
 # ### Find one block again
 #
-# Take the vector of the front light, marked in the first figure, and compare it with all vectors of the right photograph, by cosine and by inner product (内积), which is the cosine times both lengths.
+# Take the vector of the block marked in the first figure, and compare it with all vectors of the right photograph, by cosine and by inner product (内积), which is the cosine times both lengths.
 
 
 # %%
@@ -1068,7 +1081,7 @@ def likeness(both_maps, cosine):
 
 # %%
 def draw_match():
-    figure, axes = canvas(2, 2, 6.4, 4.4)
+    figure, axes = canvas(2, 2, 6.2, 3.8)
     for row, (name, both_maps) in enumerate(maps.items()):
         width = both_maps.shape[3]
         for each, measure in zip(axes[row], ("cosine", "inner product"), strict=True):
@@ -1078,14 +1091,15 @@ def draw_match():
             each.plot(*best, "s", color=COLOURS["second"], fillstyle="none", ms=9, label="largest")
             each.plot(*match, "+", color=COLOURS["query"], ms=9, mew=2, label="true match")
             each.set(title=f"{name}, {measure}", xlabel="x (map px)", ylabel="y (map px)")
-    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return figure
 
 
 show(
     draw_match(),
-    alt="Four maps of likeness to the front light, by cosine and inner product, with trained and "
+    alt="Four maps of likeness to the chosen block, by cosine and inner product, with trained and "
     "untrained weights; a cross marks the true match and a square the largest value",
+    photo=True,
 )
 
 # %% [markdown]
