@@ -588,7 +588,8 @@ def change(encoder, image, other):
 
 # %%
 seed_everything(0)
-same_weights = {kind: Encoder(128, kind) for kind in ("instance", "batch", "none")}
+kinds = ("instance", "batch", "none")
+same_weights = {kind: Encoder(128, kind, BottleneckBlock, (32, 64, 96)) for kind in kinds}
 for kind, encoder in same_weights.items():
     encoder.load_state_dict(same_weights["none"].state_dict(), strict=False)
     with torch.no_grad():
@@ -680,8 +681,8 @@ two_norms = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3), nn
 two_norms.train()
 freeze_batch_norm(two_norms)
 two_norms(torch.randn(2, 3, 4, 4) + 5)
-for norm in (two_norms[0], two_norms[1][0]):
-    assert norm.running_mean.tolist() == [0, 0, 0], "a frozen norm keeps its running mean"
+for frozen in (two_norms[0], two_norms[1][0]):
+    assert frozen.running_mean.tolist() == [0, 0, 0], "a frozen norm keeps its running mean"
 assert two_norms.training and two_norms[1][1].training, "all other layers stay in training mode"
 assert all(p.requires_grad for p in two_norms.parameters()), "weight and bias still train"
 
@@ -745,13 +746,12 @@ class ResidualBlock(nn.Module):
 # %% tags=["check"]
 seed_everything(0)
 incoming = torch.randn(2, 6, 12, 16)
-for outputs, stride in ((6, 1), (8, 2)):
-    block = ResidualBlock(6, outputs, stride)
-    expected = residual_naive(block, incoming)
-    result = block(incoming)
-    assert result.shape == (2, outputs, 12 // stride, 16 // stride), "the shape of the result"
+for width_out, by in ((6, 1), (8, 2)):
+    one_block = ResidualBlock(6, width_out, by)
+    told, computed = residual_naive(one_block, incoming), one_block(incoming)
+    assert computed.shape == (2, width_out, 12 // by, 16 // by), "the shape of the result"
     # Two float32 convolutions and norms, summed in another order.
-    assert torch.allclose(result, expected, atol=1e-4), f"not equation 5 at stride {stride}"
+    assert torch.allclose(computed, told, atol=1e-4), f"not equation 5 at stride {by}"
 
 # %% [markdown]
 # > **Where the code leaves the paper.** In He et al. (2016), who introduced residual blocks, the branch is added as its norm leaves it, and the sum alone passes a ReLU. RAFT's released code has one ReLU more, before the addition: its branch can raise a value and never lower it. Published weights were trained so, and so do we. The release also registers the norm of a short cut twice, as `norm3` and as `downsample.1` (`norm4` in the small model), and offers dropout, which none of its training scripts turns on; ours has one name and no dropout.
@@ -931,14 +931,13 @@ class Encoder(nn.Module):
 
 # %% tags=["check"]
 seed_everything(0)
-encoder = Encoder(10, widths=(8, 12, 16))
+tiny = Encoder(10, widths=(8, 12, 16))
 two_images = torch.rand(2, 3, 48, 64) * 2 - 1
-result = encoder(two_images)
-assert result.shape == (2, 10, 6, 8), "one vector of width 10 for every 8 × 8 block"
-expected = encode_naive(encoder, two_images)
+told, computed = encode_naive(tiny, two_images), tiny(two_images)
+assert computed.shape == (2, 10, 6, 8), "one vector of width 10 for every 8 × 8 block"
 # Both sum in float32, in another order, through all layers.
-assert torch.allclose(result, expected, atol=1e-3), "differs from the layers"
-assert result.min() < 0, "the last layer is a convolution: features may be negative"
+assert torch.allclose(computed, told, atol=1e-3), "differs from the layers one by one"
+assert computed.min() < 0, "the last layer is a convolution: features may be negative"
 
 # %% [markdown]
 # The names of the layers are those of the release, so that its weights fit without a table; lesson 6 loads them. All four encoders of RAFT are this one class. Their sizes, and what they multiply for one photograph of the size used here:
@@ -1286,7 +1285,7 @@ print("no stride:        R, S =", receptive_field([(k, 1) for k in kernels]))
 
 # %%
 seed_everything(0)
-context = Encoder(256, "batch")
+context = Encoder(128, "batch", BottleneckBlock, (32, 64, 96))
 with torch.no_grad():
     for _ in range(20):
         context.train()(both)
