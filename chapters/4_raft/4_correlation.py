@@ -231,15 +231,15 @@ print(credit("motorcycle"))
 #
 # For one pixel of image 1 the first term is the same everywhere. The second is not: if all vectors of $F_2$ had the same length, the largest product would always stand at the smallest distance.
 #
-# Level $k + 1$ of the pyramid averages squares of 2 × 2 pixels **of image 2**; the resolution of image 1 stays, for each of its pixels wants an answer. There are $L$ levels, $C^0 = C$:
+# The pyramid has $L$ levels, and $C^k$ is its level $k$, beginning with $C^0 = C$. The next level averages squares of 2 × 2 pixels **of image 2**; the resolution of image 1 stays, for each of its pixels wants an answer:
 #
 # $$ C^{k+1}_{y_1 x_1 y_2 x_2} = \frac14 \sum_{i, j \in \{0, 1\}} C^k_{y_1,\, x_1,\, 2 y_2 + i,\, 2 x_2 + j} \tag{4} $$
 #
 # The look-up at radius $r$ reads level $k$ around the position $p = (p_x, p_y)$ in image 2 where the pixel is thought to be: its own place plus the current flow. Positions fall between pixels, so it reads by bilinear sampling, with 0 outside the map. Column $a$ and row $b$ of the window run from 0 to $2r$, and the middle is the position itself:
 #
-# $$ Y_{c} = C^k_{y_1 x_1}\!\left(\frac{p_x}{2^k} + a - r,\; \frac{p_y}{2^k} + b - r\right) \tag{5} $$
+# $$ Y_{c} = C^k_{y_1 x_1}\!\left(\frac{p_x}{2^k} + a - r,\; \frac{p_y}{2^k} + b - r\right), \qquad 0 \le k < L \tag{5} $$
 #
-# The result $Y$ has one channel for each place of each level's window. In which order the channels stand is a convention, and RAFT's published weights were learned with this one, in which the **column is slow and the row is fast**:
+# The looked-up result $Y$ has one channel for each place of each level's window. Which number $c$ a channel has is a convention, and RAFT's published weights were learned with this one, in which the **column is slow and the row is fast**:
 #
 # $$ c = k\,(2r+1)^2 + a\,(2r+1) + b \tag{6} $$
 #
@@ -270,7 +270,7 @@ print(credit("motorcycle"))
 # | $a$ | column of the window, offset a − r in x | whole number, 0 … 2r | `columns` | column a |
 # | $b$ | row of the window, offset b − r in y | whole number, 0 … 2r | `windows` | row b |
 # | $Y$ | looked-up channels | (B, L·(2r+1)², H1, W1) | `as_channels` | channels Y |
-# | $c$ | number of a channel | whole number | `as_channels` | channel c |
+# | $c$ | number of a channel | whole number | `as_channels` | number c |
 # | $F_2^k$ | features of image 2 averaged k times | (B, D, H2 / 2ᵏ, W2 / 2ᵏ) | `pyramid` | features of level 0 |
 # | $T$ | tile of pixels of image 1 | at most 8·2ᵏ a side | `tile` | tile T |
 # | $R$ | rectangle that the windows of a tile need | px of level k | `rectangles` | rectangle R |
@@ -587,7 +587,7 @@ def draw_orders():
     offsets = range(-radius, radius + 1)
     diamond = pixel_grid(S, S).sub(radius).abs().sum(dim=-1) <= radius
     panels = (
-        (raft_order, "channel c: RAFT's order\ncolumns slow, rows fast"),
+        (raft_order, "channels Y: number c of each\nRAFT: columns slow, rows fast"),
         (row_order, "row by row\nwrong for RAFT's weights"),
         (diamond.float(), f"the paper's words: a diamond\n{diamond.sum()} of {S * S} places"),
     )
