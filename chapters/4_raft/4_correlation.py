@@ -22,7 +22,7 @@
 # %% [markdown]
 # ## Words
 #
-# Optical flow asks of every pixel of image 1 where it went in image 2. RAFT prepares the answer to all such questions at once. Every pixel has a feature vector of $D$ numbers; the inner product of two vectors says how alike two pixels are. All products of all pixels of image 1 with all pixels of image 2 are a block of numbers with four axes, H × W × H × W: the **correlation volume** $C$ (相关体积). Its first two axes name a pixel of image 1, its last two a pixel of image 2. It is computed once. A **pyramid** of it, averaged over image 2 alone, shows the same products from further away, so that large motions are seen as well as small ones.
+# Optical flow asks of every pixel of image 1 where it went in image 2. RAFT prepares the answer to all such questions at once. Every pixel has a feature vector of $D$ numbers; the inner product of two vectors says how alike two pixels are. All products of all pixels of image 1 with all pixels of image 2 are a block of numbers with four axes, H × W × H × W: the **correlation volume** $C$ (相关体积). Its first two axes name a pixel of image 1, its last two a pixel of image 2. It is computed once, and whatever the motion, its pair is in there. A **pyramid** of it, averaged over image 2 alone, shows the same products from further away, so that large motions are seen as well as small ones.
 #
 # At each of its iterations RAFT has a guess where each pixel went, and reads a small square of every level around that guess: the **look-up** (查找). Since the products are made by a matrix product and the levels by averaging, and both are linear, the same numbers can also be made at the moment they are read. That is the **on-demand** way, for images whose volume does not fit into memory.
 
@@ -180,7 +180,7 @@ def outline(axes, left, top, width, height, colour, **options):
 
 
 def draw_levels(radius=3):
-    figure, axes = canvas(2, 3, 7.4, 3.9)
+    figure, axes = canvas(2, 3, 7.0, 3.7)
     for each, image, title in ((axes[0, 0], left, "image 1"), (axes[1, 0], right, "image 2")):
         each.imshow(to_picture(image))
         each.set(title=title, ylabel="y (px)")
@@ -419,7 +419,7 @@ def cost_volume(
 # %% tags=["nbval-check-output"]
 costs = cost_volume(toy1, toy2)
 print("C of pixel 1, 0:", correlation(toy1, toy2)[0, 0, 1].tolist())
-print("V of pixel 1, 0:", costs[0, 0, 1].round(decimals=2).tolist())
+print("V of pixel 1, 0:", [[f"{cost:.2f}" for cost in row] for row in costs[0, 0, 1]])
 assert costs[0, 0, 1, 0, 2] == 0, "its match has distance 0"
 
 # %% [markdown]
@@ -650,6 +650,8 @@ assert errors["row by row"] > 2 * errors["RAFT's order"]
 # ### All pairs, held
 #
 # Now the class that RAFT uses: it multiplies and averages once, and each call reads windows.
+#
+# This is what is new against earlier networks. They build a small cost volume at each step: image 2's features are warped by the current flow, and each pixel is compared with its near neighbours. A warp by a wrong flow loses what it covers, and each step pays for its volume again. RAFT warps nothing. The volume stays as it is, and only the place where it is read moves.
 
 
 # %% tags=["promote"]
@@ -737,7 +739,7 @@ for height, width in ((220, 512), (440, 1024), (1080, 1920), (2160, 3840)):
     print(f"{height:4d} × {width:4d} px: level 0 {finest / 1e6:8.0f} MB, pyramid {total:8.0f} MB")
 
 # %% [markdown]
-# Twice the side is four times the pixels and sixteen times the pairs: memory grows with the **square** of the number of pixels. The pyramid adds a third at most, since each level has a quarter of the last ($1 + \tfrac14 + \tfrac1{16} + \dots = \tfrac43$). At 440 × 1024 all is well; the larger photographs do not fit into most cards. Asked about memory at 1080 × 1920, the author advises to halve the photographs, or to make the correlations when they are read ([princeton-vl/RAFT#39](https://github.com/princeton-vl/RAFT/issues/39)).
+# Twice the side is four times the pixels and sixteen times the pairs: memory grows with the **square** of the number of pixels. The pyramid adds a third at most, since each level has a quarter of the last ($1 + \tfrac14 + \tfrac1{16} + \dots = \tfrac43$). The last photograph of the table is beyond most graphics cards, and the features, the network and, in training, the gradients want their share too. Asked about memory at 1080 × 1920, the author advises to halve the photographs, or to make the correlations when they are read ([princeton-vl/RAFT#39](https://github.com/princeton-vl/RAFT/issues/39)).
 
 # %% [markdown]
 # ### On demand: averaging changes places with the product
@@ -845,8 +847,8 @@ class OnDemandCorrelation:
 
     It holds B · D · (H1·W1 + H2·W2 · 4/3) numbers. A call makes the products of one tile at a
     time with the rectangle that its windows need: small where neighbours move alike, at the worst
-    the whole level, and then the products are those of building the volume once. No tile makes
-    more than 64 · H2·W2 of them (8 × 8 pixels at level 0 with the whole map).
+    the whole level, so that a call takes as long as building the volume. No tile makes more than
+    64 · H2·W2 products (8 × 8 pixels at level 0 with the whole map, and as many further up).
     Source: RAFT, section 3.2, efficient computation for high resolution images.
     """
 
@@ -964,7 +966,7 @@ for name, features in (("trained features", features2), ("blocks of grey", block
 
 # %% tags=["figure"]
 def draw_both():
-    figure, axes = canvas(2, 2, 6.6, 4.6)
+    figure, axes = canvas(2, 2, 5.8, 4.0)
     for row, (name, both) in zip(axes, volumes.items(), strict=True):
         for each, values, title in zip(row, both, ("volume C", "cost V"), strict=True):
             picture = each.imshow(values[0, query[1], query[0]], cmap="gray")
@@ -1017,7 +1019,7 @@ tile_corners = ((16, 8), (40, 40), (64, 16))
 
 # %% tags=["figure"]
 def draw_tiles(radius=3, side=8):
-    figure, axes = canvas(1, 2, 7.4, 2.8, sharey=True)
+    figure, axes = canvas(1, 2, 7.0, 2.7, sharey=True)
     for each, image, title in zip(axes, (left, right), ("image 1", "image 2"), strict=True):
         each.imshow(to_picture(image), alpha=0.75)
         each.set(title=title, xlabel="x (px)")
@@ -1114,7 +1116,7 @@ def cost_of(how, height, width):
     del look_up, kept  # one volume at a time
     building = seconds_of(lambda: how(*features, radius=3), turns=2)
     look_up = how(*features, radius=3)
-    return *megabytes, building, seconds_of(lambda: look_up(places), turns=2)
+    return *megabytes, building, seconds_of(lambda: look_up(places), turns=1)
 
 
 # %%
@@ -1202,6 +1204,12 @@ show(
 # On level $k$ the motion is $100 / (8 \cdot 2^k)$ pixels long.
 #
 # </details>
+#
+# <details><summary>Answer</summary>
+#
+# At first the coarsest level alone, since $12.5$, $6.25$ and $3.125$ are more than 3. With 40 pixels left, all levels but the finest. So RAFT refines: the coarse levels bring the position near, and then the fine ones see the match. The cell below computes it.
+#
+# </details>
 
 
 # %% tags=["nbval-check-output"]
@@ -1211,12 +1219,6 @@ for motion in (100, 40):
     print(f"{motion:3d} px are {lengths} px at the levels; inside the window at levels {seen}")
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# The numbers stand above: at first the coarsest level alone, then all but the two finest. This is how RAFT refines: the coarse levels bring the position near, and then the fine ones see the match.
-#
-# </details>
-#
 # **Find the bug.** A colleague writes the look-up from scratch. It gives the right shape, equals the library on the first test, and even trains. With published weights it fails. What is wrong, and which input shows it?
 
 
@@ -1249,48 +1251,45 @@ assert torch.allclose(
 # With `indexing="xy"`, along which axis of `dx` does the offset change? What does the first test have in common with its mirror image along the diagonal?
 #
 # </details>
+#
+# <details><summary>Answer</summary>
+#
+# The channels run row by row: `dx` changes along the last axis, which is the fast one. It is the transposition of the box above, and a peak that is round is its own mirror image, so the first test cannot notice. A ramp in x does: the library's channels repeat each value, since the row is fast, and the colleague's count up. Test an order with input that has a different value at every place.
+#
+# </details>
 
 # %% tags=["nbval-check-output"]
 print("colleague:", look_up_colleague(x[None], at, 1)[0].tolist())
 print("library:  ", look_up_library(x[None], at, 1)[0].tolist())
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# The channels run row by row: `dx` changes along the last axis, which is the fast one. It is the transposition of the box above, and a peak that is round is its own mirror image, so the first test cannot notice. A ramp in x does: the library's channels repeat each value, since the row is fast, and the colleague's count up. Test an order with input that has a different value at every place.
-#
-# </details>
-#
 # **Measure.** How does the side of a tile change the time of `OnDemandCorrelation`? Set the attribute `tile` of `made` to 2, 4, 8, 16 and 32, and look up `positions`.
 #
 # <details><summary>Hint</summary>
 #
-# `made.tile = 4`, then the best of a few timed calls. Count the products as well: the area of each rectangle times the pixels of its tile.
+# `made.tile = 4`, then `seconds_of` a call. Count the products as well: the area of each rectangle times the pixels of its tile.
 #
 # </details>
-
-
-# %%
-def best_time(side, turns=3):
-    made.tile, seconds = side, []
-    for _ in range(turns):
-        start = time.perf_counter()
-        with torch.no_grad():
-            made(positions[None])
-        seconds.append(time.perf_counter() - start)
-    made.tile = OnDemandCorrelation.tile
-    return min(seconds)
-
-
-for side in (2, 4, 8, 16, 32):
-    print(f"tiles of {side:2d} × {side:2d}: {1000 * best_time(side):5.0f} ms")
-
-# %% [markdown]
+#
 # <details><summary>Answer</summary>
 #
 # Small tiles are many, and each costs a few dozen calls into PyTorch whatever its size; large tiles have large rectangles, and most of their products are read by no window. The best side lies between, and depends on the machine, the radius and how smooth the flow is.
 #
 # </details>
+
+
+# %%
+def time_with(side):
+    made.tile = side
+    try:
+        return seconds_of(lambda: made(positions[None]), turns=2)
+    finally:
+        made.tile = OnDemandCorrelation.tile
+
+
+with torch.no_grad():
+    for side in (2, 4, 8, 16, 32):
+        print(f"tiles of {side:2d} × {side:2d}: {1000 * time_with(side):5.0f} ms")
 
 # %% [markdown]
 # ## What breaks
