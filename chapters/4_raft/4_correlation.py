@@ -180,7 +180,7 @@ def outline(axes, left, top, width, height, colour, **options):
 
 
 def draw_levels(radius=3):
-    figure, axes = canvas(2, 3, 7.0, 3.7)
+    figure, axes = canvas(2, 3, 6.6, 3.6)
     for each, image, title in ((axes[0, 0], left, "image 1"), (axes[1, 0], right, "image 2")):
         each.imshow(to_picture(image))
         each.set(title=title, ylabel="y (px)")
@@ -407,8 +407,8 @@ def cost_volume(
     """Measure the distance of the features of all pairs of pixels (equation 2 of the lesson).
 
     Arguments and axes as in `correlation`, errors too. RAFT does not use it; it is what RAFT's
-    volume replaces. Distances far smaller than the vectors are exact to about three digits of the
-    vectors' length, for they come out of equation 3.
+    volume replaces. The distances come out of equation 3, so that one of equal vectors may be, in
+    float32, a thousandth of their length in place of 0.
     """
     _check_features(features1, features2)
     first, second = (_at_least_float32(f).flatten(2).mT for f in (features1, features2))
@@ -1161,7 +1161,7 @@ show(
 )
 
 # %% [markdown]
-# On axes with logarithms a power is a straight line, and its steepness is the power: memory of all pairs grows with the square of the pixels, memory on demand with the pixels themselves. On demand takes longer for a small photograph, where each look-up makes its products anew; the volume's time grows with the square too, so the gap closes. In RAFT the convolutions of the update, the same for both, come on top. The released CUDA version takes two to three times as long as all pairs by its author's word ([#39](https://github.com/princeton-vl/RAFT/issues/39)), who expects that better code would close that gap.
+# Memory is what a look-up holds and its largest new tensor. On axes with logarithms a power is a straight line, and its steepness is the power: memory of all pairs grows with the square of the pixels, memory on demand with the pixels themselves. On demand takes longer for a small photograph, where each look-up makes its products anew; the volume's time grows with the square too, so the gap closes. In RAFT the convolutions of the update, the same for both, come on top. The released CUDA version takes two to three times as long as all pairs by its author's word ([#39](https://github.com/princeton-vl/RAFT/issues/39)), who expects that better code would close that gap.
 
 # %% [markdown]
 # ## Exercises

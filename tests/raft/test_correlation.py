@@ -248,6 +248,13 @@ def test_costs_and_products_meet_in_one_equation(case):
     assert (cost_volume(features1, features2) ** 2 - expected).abs().max() < 1e-10
 
 
+def test_the_distance_of_equal_vectors_is_small():
+    features = random(1, 64, 6, 7, dtype=torch.float32)
+    costs = cost_volume(features, features).flatten(3).flatten(1, 2)[0]
+    # A thousandth of the length: the root of float32's rounding of the squared lengths.
+    assert costs.diagonal().max() < 1e-3 * features.norm(dim=1).max()
+
+
 def test_a_channel_is_column_slow_row_fast():
     windows = [1000.0 * k + torch.arange(9.0).view(1, 1, 1, 3, 3) for k in range(2)]
     expected = [0, 3, 6, 1, 4, 7, 2, 5, 8]
