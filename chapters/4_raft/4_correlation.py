@@ -358,7 +358,7 @@ def correlation(
     Raises TypeError for features of whole numbers, ValueError for features that differ in B, D,
     dtype or device.
 
-    Convention: entry [b, y1, x1, y2, x2] compares pixel (x1, y1) of image 1 with (x2, y2) of image 2.
+    Convention: entry [b, y1, x1, y2, x2] is for pixel (x1, y1) of image 1 and (x2, y2) of image 2.
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), equation 1; the √D is the release's.
     """
     _check_features(features1, features2)
@@ -697,8 +697,8 @@ class CorrelationVolume:
 
         Raises TypeError for positions of whole numbers, ValueError for another shape.
 
-        Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
-        divided by 2ᵏ at level k, as the release does.
+        Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at
+        (0, 0); divided by 2ᵏ at level k, as the release does.
         """
         B, H1, W1 = self.image1
         _check_positions(positions, (B, 2, H1, W1))
