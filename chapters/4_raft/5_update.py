@@ -104,7 +104,7 @@ steps = trace(model.update_block, 100)
 
 
 # %%
-def thumbnail(values, largest=4.0):
+def thumbnail(values, largest=2.5):
     """A picture of a flow, or of the channel of a map that varies most."""
     if values.shape[1] == 2:
         return to_picture(flow_to_image(values, max_norm=largest))
@@ -116,7 +116,7 @@ def thumbnail(values, largest=4.0):
 def place(axes, values, name, x, y, width=10.5):
     """Draw a map with its name and its measured shape above it."""
     height = width * values.shape[2] / values.shape[3]
-    axes.imshow(thumbnail(values), extent=(x, x + width, y + height, y))
+    axes.imshow(thumbnail(values), extent=(x, x + width, y + height, y), cmap="gray")
     shape = " × ".join(map(str, values.shape[1:]))
     axes.text(x + width / 2, y - 0.6, f"{name}\n{shape}", ha="center", va="bottom", size=8)
 
@@ -142,7 +142,7 @@ def draw_iteration(step):
     for name, values, x, y in (
         ("correlations c", step.c, 0, 12),
         ("flow f", step.f, 0, 29),
-        ("state h", step.h, 27, 4),
+        ("state h", step.h, 27, 5),
         ("motion m", step.m, 27, 18),
         ("context x", context, 27, 32),
         ("new state h", step.new, 51, 18),
@@ -154,15 +154,15 @@ def draw_iteration(step):
     module_box(axes, "GRU\nz, r, q", 41, 15, 7, 13)
     module_box(axes, "flow\nhead", 65, 18, 7, 7)
     straight = [((11, 16), (13.8, 20)), ((11, 31), (13.8, 23)), ((23, 21.5), (26.8, 21.5))]
-    straight += [((38, 8), (40.8, 17)), ((38, 21.5), (40.8, 21.5)), ((38, 35), (40.8, 26))]
+    straight += [((38, 9), (40.8, 17)), ((38, 21.5), (40.8, 21.5)), ((38, 35), (40.8, 26))]
     straight += [((48, 21.5), (50.8, 21.5)), ((61.7, 21.5), (64.8, 21.5))]
     straight += [((72, 21.5), (75.3, 21.5)), ((80.7, 25.4), (80.7, 29.2))]
     for path in straight:
         arrow(axes, path)
-    arrow(axes, [(58, 14), (58, 0), (24.5, 0), (24.5, 7.5), (26.7, 7.5)])
-    axes.text(59, 1.5, "to the next iteration", size=8, color="0.25", va="center")
+    arrow(axes, [(58, 14), (58, -0.5), (24.5, -0.5), (24.5, 8.5), (26.7, 8.5)])
+    axes.text(59, 1, "to the next iteration", size=8, color="0.25", va="center")
     arrow(axes, [(5, 36.2), (5, 43), (70, 43), (70, 37.5), (75.2, 37.5)], COLOURS["flow"])
-    axes.set(xlim=(-0.5, 87), ylim=(44, -1))
+    axes.set(xlim=(-0.5, 87), ylim=(44, -1.5))
     axes.set_axis_off()
     return figure
 
@@ -206,7 +206,7 @@ print(credit("motorcycle"))
 #
 # $$ \mathrm{Conv}\,[h, x, m] = \mathrm{Conv}^{hm}[h, m] + s, \qquad s = \mathrm{Conv}^{x}\,x \tag{7} $$
 #
-# **Convex upsampling** reads a **mask** $M$ of 576 channels off the state. For the sub-pixel in row $u$ and column $v$ of the 8 × 8 that lie in a coarse pixel, softmax turns nine of them into **weights** $a$, one for each neighbour $k$, counted row by row from the top left:
+# **Convex upsampling** reads a **mask** $M$ of 576 channels off the state. A coarse pixel holds 8 × 8 sub-pixels. For sub-pixel $(u, v)$, its row and column, softmax turns nine of them into **weights** $a$, one for each neighbour $k$, counted row by row from the top left:
 #
 # $$ a_k(u, v) = \frac{\exp M_{64k + 8u + v}}{\sum_{l=0}^{8} \exp M_{64l + 8u + v}} \tag{8} $$
 #
@@ -372,7 +372,7 @@ for bias_z, bias_q in product((-10.0, 0.0, 10.0), (-1.0, 1.0)):
     print(f"h = 0.8, q = {q:5.2f}, z = {z:.2f}  →  h = {after:5.2f}")
 
 # %% [markdown]
-# Whatever the inputs, the new number lies between the old one and $q$, and $q$ lies between −1 and 1. So a state that begins inside that range, as tanh sees to, never leaves it: this is the bounded activation of the paper, and the first reason why many iterations do no harm.
+# Whatever the inputs, the new number lies between the old one and $q$, and $q$ lies between −1 and 1. So a state that begins inside that range, as tanh sees to, never leaves it: these are the bounded activations of the paper. They bound what one iteration can do, however many went before.
 #
 # ### What is the same at every iteration
 #
@@ -631,7 +631,7 @@ def draw_reach():
             logarithm, extent=(-7.5, 7.5, 7.5, -7.5), cmap="gray", vmin=-5, vmax=0
         )
         rows, columns = (int((slope.sum(dim=d) > 0).sum()) for d in (1, 0))
-        each.set(title=f"{name}: {weights:,} weights\nsees {rows} × {columns} pixels")
+        each.set(title=f"{name}\n{weights:,} weights, sees {rows} × {columns}")
         each.set(xlabel="offset x (px)", xticks=range(-6, 7, 3), yticks=range(-6, 7, 3))
     axes[0].set(ylabel="offset y (px)")
     figure.colorbar(picture, ax=axes, label="slope, power of ten", shrink=0.8)
@@ -845,7 +845,7 @@ assert torch.allclose(fine[0], bilinear_upsample_loop(some_flow[0]), atol=1e-4),
 def draw_upsampled():
     fine = {"true flow": true_flow, "bilinear": bilinear_upsample(coarse)}
     fine["fine flow F, best mask"] = convex_upsample(coarse, mask)
-    figure, axes = canvas(2, 3, 7.4, 4.2)
+    figure, axes = canvas(2, 3, 7.4, 3.7)
     for (top, below), (name, flow) in zip(axes.T, fine.items(), strict=True):
         picture = to_picture(flow_to_image(flow * known, max_norm=36))
         top.imshow(picture)
@@ -888,12 +888,13 @@ def draw_weights():
     figure.clear()
     left, right = figure.subfigures(1, 2, width_ratios=[3.2, 4])
     ours, theirs = left.subplots(2, 1)
-    draw_pixels(ours, 8 * around, number="{:.1f}", fontsize=8)
+    limits = (8 * around.min().item() - 12, 8 * around.max().item() + 4)
+    draw_pixels(ours, 8 * around, number="{:.1f}", limits=limits, fontsize=8)
     ours.set(title="8 · flow f of nine neighbours (px)", xlabel="", ylabel="")
     ours.set(xticks=range(3), xticklabels=[column - 1, column, column + 1])
     ours.set(yticks=range(3), yticklabels=[row - 1, row, row + 1])
     block = (slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
-    draw_pixels(theirs, convex_upsample(coarse, mask)[0, 0][block], number=None)
+    draw_pixels(theirs, convex_upsample(coarse, mask)[0, 0][block], None, limits)
     theirs.set(title="fine flow F", xlabel="sub-pixel column v", ylabel="sub-pixel row u")
     for k, axes in enumerate(right.subplots(3, 3).flat):
         axes.imshow(one_pixel.softmax(dim=0)[k], vmin=0, vmax=1, cmap="gray")
@@ -907,7 +908,7 @@ show(
     alt="The nine coarse vectors around one pixel, the 8 by 8 fine ones made of them, and nine small "
     "pictures of weights, white where a neighbour is chosen",
 )
-print(f"sum of the nine weights: {one_pixel.softmax(dim=0).sum(dim=0).unique().mean():.3f}")
+assert torch.allclose(one_pixel.softmax(dim=0).sum(dim=0), torch.ones(8, 8))  # the nine sum to 1
 
 # %% [markdown]
 # Where a small picture is white, that neighbour's vector is copied; grey sub-pixels mix. The white parts of the nine pictures fit together like pieces of one puzzle, since the weights of a sub-pixel add up to 1.
@@ -931,8 +932,8 @@ assert inside_hull.all()  # 1e-4: rounding of weights that sum to 1 up to 1e-7, 
 still = convex_upsample(torch.full((1, 2, 5, 6), 2.0), random_mask)
 assert torch.allclose(still[..., 8:-8, 8:-8], torch.tensor(16.0))
 assert (still[..., 0, :] < 16).all()
-print("a constant flow of 16 px: inside", still[0, 0, 20, 20].item(), end="; ")
-print(f"smallest at the border {still.min():.1f}")
+print(f"a constant flow of 16 px: inside {still[0, 0, 20, 20]:.1f},", end=" ")
+print(f"in the top row {still[0, 0, 0].mean():.1f} on average")
 
 # %% [markdown]
 # ### By how much does `align_corners` matter?
@@ -950,7 +951,9 @@ places = {
     for choice in (True, False)
 }
 gap = (both[True] - both[False]).norm(dim=1)
-print(f"flow differs by up to {gap.max():.1f} px, {gap.mean():.2f} px on average")
+shift = 8 * (places[True] - places[False])
+print(f"places differ by up to {shift.abs().max():.1f} px in x", end="; ")
+print(f"flow by up to {gap.max():.1f} px, {gap.mean():.2f} px on average")
 
 
 # %%
@@ -958,7 +961,7 @@ def draw_align():
     figure, (left, right) = canvas(1, 2, 7.2, 2.5)
     x = torch.arange(places[True].numel())
     left.axhline(0, color=COLOURS["muted"], linewidth=0.8)
-    left.plot(x, 8 * (places[True] - places[False]), color=COLOURS["flow"])
+    left.plot(x, shift, color=COLOURS["flow"])
     left.set(xlabel="x in the fine grid (px)", ylabel="shift (px)")
     left.set(title="align_corners: True reads further right by")
     line, window = 8 * row + 4, slice(8 * column - 24, 8 * column + 32)
@@ -977,7 +980,7 @@ show(
 )
 
 # %% [markdown]
-# The two agree in the middle and drift apart towards the borders, by up to half a coarse pixel, four fine ones. On a smooth flow little happens; at an edge of motion the difference is large. The weights of RAFT-small learned with corner on corner.
+# The two agree in the middle and drift apart towards the borders, by nearly half a coarse pixel; in the last half pixel itself, `False` has nothing left to read and repeats the border. On a smooth flow little happens; at an edge of motion the difference is large. The weights of RAFT-small learned with corner on corner.
 #
 # ### The block
 #
@@ -1100,7 +1103,7 @@ def draw_gates(count=16):
         moved = [field[0, 0, y, x].item() for field in flows[: count + 1]]
         line[0].plot(moved, color=COLOURS["flow"], marker=marker, markersize=3)
         line[0].axhline(truth[0, 0, y, x], color=COLOURS["muted"], linestyle="--", linewidth=1)
-        line[0].set(title=f"flow f, {name}", ylabel="flow to the right (coarse px)")
+        line[0].set(title=f"flow f, {name}", ylabel="to the right (coarse px)")
         for each, (key, title) in zip(line[1:], names.items(), strict=True):
             history = torch.stack([getattr(s, key)[0, order, y, x] for s in steps[:count]], dim=1)
             low = 0 if key in "zr" else -1
@@ -1116,10 +1119,11 @@ show(
     draw_gates(),
     alt="For two pixels the flow against the iteration, and grey pictures of update gate, reset gate, "
     "candidate and state: channels against iterations, changing at first and then in stripes",
+    photo=True,
 )
 
 # %% [markdown]
-# Black is 0 for the gates and −1 for candidate and state, white 1; the dashed line is the true flow. The pictures change from column to column at first and turn into horizontal stripes: gates, candidate and state come to rest together. Channels with a dark update gate keep what they hold; light ones follow the candidate at once.
+# Black is 0 for the gates and −1 for candidate and state, white 1; the dashed line is the true flow. The pictures change from column to column at first and turn into horizontal stripes: gates, candidate and state come nearly to rest together. Channels with a dark update gate keep what they hold; light ones follow the candidate at once.
 #
 # Each share of the sums is computed once. Which of the three parts of the input moves the update gate most? The size of each part's sum, over all pixels:
 
@@ -1164,8 +1168,12 @@ size = max(step.new.abs().max() for step in steps)
 print(
     f"mean length of the first change {lengths[0].mean():.3f}, of the last {lengths[-1].mean():.3f}"
 )
-print(f"largest number in any state: {size:.4f}")
-assert size <= 1
+error_of = errors[:, seen].mean(dim=1)
+print(f"error of zero flow {error_of[0]:.2f} coarse px;", end=" ")
+print(
+    f"least after {error_of.argmin()} iterations, {error_of.min():.2f}; after 99, {error_of[-1]:.2f}"
+)
+assert size < 1 + 1e-6  # the blend of two numbers in [−1, 1], rounded
 
 
 # %%
@@ -1178,7 +1186,7 @@ def draw_convergence():
         left.semilogy(range(1, 101), values, style, color=COLOURS["flow"], label=name)
     left.set(xlabel="iteration", ylabel="length of Δf (coarse px)")
     left.legend()
-    right.plot(range(100), errors[:, seen].mean(dim=1), color=COLOURS["flow"])
+    right.plot(range(100), error_of, color=COLOURS["flow"])
     right.set(xlabel="iterations done", ylabel="error of f (coarse px)", ylim=(0, None))
     return figure
 
@@ -1190,7 +1198,7 @@ show(
 )
 
 # %% [markdown]
-# The changes shrink fast and then stay small without reaching zero; the field does not run away, and most of what the iterations give they give early. Nothing in the equations forces this. The state is bounded, so a single change is, but a hundred small ones in one direction would carry the flow far. That the sequence settles is learned: the loss of lesson 7 asks every iteration for the truth.
+# The first changes are by far the longest, and most of what the iterations give they give early. What follows is up to the weights. The state is bounded, so a single change is, but nothing in the equations makes a hundred small ones cancel: repeated in one direction, they carry the flow away, and the error on the right says by how much these weights let them. That a sequence settles at the truth is learned, since the loss of lesson 7 asks every iteration of training for it; the paper's weights, trained for much longer than the course's, stay put for more than 100. A length that shrinks and an error that shrinks are two things, so measure both.
 
 # %% [markdown]
 # ## Exercises
@@ -1304,7 +1312,7 @@ show(
 
 # %%
 timed = ConvGRU(96, 64, 82).requires_grad_(False)
-hm = torch.randn(1, 96 + 82, 16, 32)
+hm = torch.randn(1, 96 + 82, 32, 64)
 turns = {
     "together": lambda: timed._convolve(hm, timed.convz, timed.convr),
     "apart": lambda: [timed._convolve(hm, conv) for conv in (timed.convz, timed.convr)],
@@ -1315,7 +1323,7 @@ print(f"both gates together: {seconds['together'] / seconds['apart']:.2f} of the
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The ratio printed above. The multiplications are the same, so what is saved is the second reading of the input and the overhead of a call: little where a map is large, more on a GPU that waits for work. The share saves multiplications, and its gain is there on every machine.
+# The ratio printed above, for one run: take it several times. The multiplications are the same, so what is saved is a second reading of the input and the overhead of a call. On a CPU that is little, and the ratio scatters around 1 when other programs run; on a GPU that waits for its next call it is more. The share saves multiplications, and its gain stays.
 #
 # </details>
 
