@@ -74,6 +74,7 @@ images = [2 * (pad(image)[0] / 255) - 1 for image in (pair.left, pair.right)]
 volume = CorrelationVolume(*map(model.fnet, images), model.levels, model.radius)
 first, context = model.cnet(images[0]).split([model.hidden, model.context], dim=1)
 first, context = first.tanh(), context.relu()
+assert first.abs().max() <= 1 and context.min() == 0
 print("state", tuple(first.shape), "context", tuple(context.shape))
 
 
@@ -110,7 +111,7 @@ def thumbnail(values, largest=2.5):
         return to_picture(flow_to_image(values, max_norm=largest))
     channel = values[0, values[0].flatten(1).std(dim=1).argmax()]
     low, high = channel.min(), channel.max()
-    return to_picture(255 * (channel - low)[None] / (high - low))
+    return to_picture(255 * (channel - low)[None] / (high - low).clamp(min=1e-6))
 
 
 def place(axes, values, name, x, y, width=10.5):
@@ -963,13 +964,17 @@ def draw_align():
     left.axhline(0, color=COLOURS["muted"], linewidth=0.8)
     left.plot(x, shift, color=COLOURS["flow"])
     left.set(xlabel="x in the fine grid (px)", ylabel="shift (px)")
-    left.set(title="align_corners: True reads further right by")
+    left.set(title="place read: True minus False")
     line, window = 8 * row + 4, slice(8 * column - 24, 8 * column + 32)
     for choice, style in ((True, "-"), (False, "--")):
         values = both[choice][0, 0, line, window]
         right.plot(x[window], values, style, color=COLOURS["flow"], label=str(choice))
-    right.set(xlabel="x in the fine grid (px)", ylabel="u (px)", title=f"row {line} at an edge")
-    right.legend(title="align_corners")
+    right.set(
+        xlabel="x in the fine grid (px)",
+        ylabel="flow to the right (px)",
+        title=f"row {line} at an edge",
+    )
+    right.legend(title="align_corners", frameon=False, fontsize=8)
     return figure
 
 
@@ -1059,8 +1064,9 @@ for name, small in (("full", False), ("small", True)):
 # The coarse flow of the motorcycle pair after some iterations, and the truth. Follow two pixels: one on the motorcycle, near the camera, and one on the wall behind.
 
 # %%
-truth = F.avg_pool2d(pad(-pair.disparity)[0], 8) / 8
-seen = F.avg_pool2d(pad(pair.valid.float())[0], 8)[0, 0] > 0.9
+share_known = F.avg_pool2d(pad(pair.valid.float())[0], 8)
+truth = F.avg_pool2d(pad(-pair.disparity)[0], 8) / share_known.clamp(min=1 / 64) / 8
+truth, seen = torch.cat([truth, torch.zeros_like(truth)], dim=1), share_known[0, 0] > 0.5
 flows = [step.f for step in steps]
 pixels = {"motorcycle": (10, 14), "wall": (3, 3)}
 
@@ -1069,7 +1075,7 @@ pixels = {"motorcycle": (10, 14), "wall": (3, 3)}
 def draw_flows(shown=(1, 2, 4, 12)):
     figure, axes = canvas(1, len(shown) + 1, 7.4, 1.5)
     fields = {f"flow f after {n}": flows[n] for n in shown}
-    fields["true flow"] = torch.cat([truth, torch.zeros_like(truth)], dim=1) * seen
+    fields["true flow"] = truth * seen
     for each, (name, field) in zip(axes, fields.items(), strict=True):
         each.imshow(to_picture(flow_to_image(field, max_norm=3)))
         each.set(title=name, xlabel="x (coarse px)")
@@ -1094,8 +1100,8 @@ show(
 
 
 # %% tags=["figure"]
-def draw_gates(count=16):
-    figure, axes = canvas(2, 5, 7.6, 4.2, width_ratios=[1.3, 1, 1, 1, 1])
+def draw_gates(count=12):
+    figure, axes = canvas(2, 5, 7.6, 3.6, width_ratios=[1.3, 1, 1, 1, 1])
     y, x = pixels["motorcycle"]
     order = steps[count - 1].z[0, :, y, x].argsort()
     names = {"z": "update gate z", "r": "reset gate r", "q": "candidate q", "h": "state h"}
@@ -1125,7 +1131,7 @@ show(
 # %% [markdown]
 # Black is 0 for the gates and −1 for candidate and state, white 1; the dashed line is the true flow. The pictures change from column to column at first and turn into horizontal stripes: gates, candidate and state come nearly to rest together. Channels with a dark update gate keep what they hold; light ones follow the candidate at once.
 #
-# Each share of the sums is computed once. Which of the three parts of the input moves the update gate most? The size of each part's sum, over all pixels:
+# Which of the three parts of the input moves the update gate most? The spread of each part's sum, over all pixels and channels:
 
 # %%
 gru, last = model.update_block.gru, steps[11]
@@ -1134,6 +1140,7 @@ kinds["motion m"] = (last.m, slice(160, None))
 for name, (values, columns) in kinds.items():
     part = F.conv2d(values, gru.convz.weight[:, columns], padding=1)
     print(f"{name:>9}: {part.std():.2f}")
+print(f"{(context > 0).float().mean():.0%} of the context's numbers are above 0")
 
 
 # %% tags=["figure"]
@@ -1155,7 +1162,7 @@ show(
 )
 
 # %% [markdown]
-# One channel each of the share $s$ for both gates and the candidate. It does not depend on the flow: whatever it draws, outlines or surfaces of image 1, biases the unit in the same way at every iteration.
+# One channel each of the share $s$ for both gates and the candidate. It does not depend on the flow: whatever it draws of image 1 biases the unit in the same way at every iteration. The print above says how much of the context is alive: where a ReLU has let nothing through, nothing but the biases and the rim of the zero padding is left to see, and a training that ends there has not learned to use its context.
 #
 # ### Does it converge?
 #
@@ -1163,7 +1170,7 @@ show(
 
 # %%
 lengths = torch.stack([step.change.norm(dim=1).flatten() for step in steps])
-errors = torch.stack([(f[0, 0] - truth[0, 0]).square().add(f[0, 1].square()).sqrt() for f in flows])
+errors = torch.cat([(f - truth).norm(dim=1) for f in flows])
 size = max(step.new.abs().max() for step in steps)
 print(
     f"mean length of the first change {lengths[0].mean():.3f}, of the last {lengths[-1].mean():.3f}"
@@ -1176,6 +1183,15 @@ print(
 assert size < 1 + 1e-6  # the blend of two numbers in [−1, 1], rounded
 
 
+# %% [markdown]
+# A small enough step of gradient descent lowers the energy each time. A learned step promises nothing of the kind; for how many pixels does it shorten the way to the truth?
+
+# %%
+for n in (1, 2, 4, 12, 50):
+    nearer = (errors[n] < errors[n - 1])[seen].float().mean()
+    print(f"iteration {n:2d} brings {nearer:4.0%} of the pixels nearer")
+
+
 # %%
 def draw_convergence():
     figure, (left, right) = canvas(1, 2, 7.2, 2.5)
@@ -1185,7 +1201,7 @@ def draw_convergence():
     ):
         left.semilogy(range(1, 101), values, style, color=COLOURS["flow"], label=name)
     left.set(xlabel="iteration", ylabel="length of Δf (coarse px)")
-    left.legend()
+    left.legend(frameon=False, fontsize=8)
     right.plot(range(100), error_of, color=COLOURS["flow"])
     right.set(xlabel="iterations done", ylabel="error of f (coarse px)", ylim=(0, None))
     return figure
@@ -1209,6 +1225,8 @@ show(
 # | `ConvGRU` | 25 | ●●● |
 # | `convex_upsample` | 15 | ●●○ |
 # | `bilinear_upsample` | 5 | ●○○ |
+#
+# Begin each by handing its maps to `_check_map`, with the channels they should have: *What breaks* shows the sentences that come of it.
 #
 # <details><summary>Hint for <code>MotionEncoder</code></summary>
 #
@@ -1273,7 +1291,7 @@ print(f"mean error with the mask read as 8 × 8 × 9: {error:.2f} px")
 
 # %%
 def draw_misread():
-    figure, axes = canvas(1, 2, 6.0, 2.4)
+    figure, axes = canvas(1, 2, 5.2, 2.2)
     pictures = {"9 × 8 × 8, as it was made": convex_upsample(coarse, mask), "8 × 8 × 9": wrong}
     for each, (name, flow) in zip(axes, pictures.items(), strict=True):
         each.imshow(to_picture(flow_to_image(flow * known, max_norm=36)))
@@ -1348,7 +1366,7 @@ assert torch.allclose(kept, torch.tensor(16.0))
 #
 # ### Faults that nobody reports
 #
-# Three changes leave every shape as it is. Each runs here for twelve iterations with the trained weights; the last column says how far the final flow is from the right one.
+# Three changes leave every shape as it is. Two run here for twelve iterations with the trained weights, and the last column says how far the final flow is from the right one; the third changes the upsampling alone.
 
 
 # %%
@@ -1436,4 +1454,4 @@ with shows_error(ValueError):
 # - A convolution is a sum over channels, so the part of the context is made once; rows then columns see as far as 5 × 5 for the weights of 3 × 3.
 # - Every fine vector is a mean of nine coarse ones, with weights that the state chooses; channel $64k + 8u + v$, zeros beyond the border, vectors 8 times as long.
 #
-# The line goes on in lesson 6, `6_raft`, where encoders, correlation and this block become the whole model.
+# The line goes on in [lesson 6](6_raft.ipynb), where encoders, correlation and this block become the whole model.
