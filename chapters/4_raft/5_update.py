@@ -528,7 +528,7 @@ def gru_seconds(hidden, context, motion, kernel, n=12):
     def as_textbook():
         return [textbook(h, x, m) for _ in range(n)]
 
-    return best_seconds({"textbook": as_textbook, "share": with_share})
+    return best_seconds({"textbook": as_textbook, "share": with_share}, turns=4)
 
 
 for name, sizes in {"small": (96, 64, 82, (3, 3)), "full": (128, 128, 128, (1, 5))}.items():
@@ -783,7 +783,7 @@ print("fine", tuple(true_flow.shape), "coarse", tuple(coarse.shape))
 
 
 # %%
-def fit_mask(coarse, target, known, turns=40):
+def fit_mask(coarse, target, known, turns=30):
     """The mask with which convex upsampling comes nearest to a known fine flow."""
     mask = torch.zeros(1, 576, *coarse.shape[2:], requires_grad=True)
     optimiser = torch.optim.Adam([mask], lr=0.5)
