@@ -275,8 +275,9 @@ class MotionEncoder(nn.Module):
     correlations  channels of the look-up, levels · (2 · radius + 1)²
     small         the widths of RAFT-small, which has one convolution fewer on the correlations
 
-    Called with flow (B, 2, H, W), in pixels of its own grid, and correlations (B, C, H, W), it returns
-    (B, E, H, W), E = `outputs`: 128, or 82 when small. The flow as it is makes the last two channels.
+    Called with flow (B, 2, H, W), in pixels of its own grid, and correlations (B, C, H, W), it
+    returns (B, E, H, W), E = `outputs`: 128, or 82 when small. The flow as it is makes the last
+    two channels.
 
     Raises TypeError or ValueError for a map of another type, number of channels or size.
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.3; the widths are the release's.
@@ -547,8 +548,8 @@ for name, sizes in {"small": (96, 64, 82, (3, 3)), "full": (128, 128, 128, (1, 5
 class SeparableConvGRU(nn.Module):
     """Two gated updates, along rows and then along columns: five pixels each way.
 
-    Arguments and calls as in `ConvGRU`; the share has (B, 6D, H, W). Two times five weights reach as
-    far as 5 × 5 do. Source: RAFT, section 3.3; horizontal first, as the release has it.
+    Arguments and calls as in `ConvGRU`; the share has (B, 6D, H, W). Two times five weights reach
+    as far as 5 × 5 do. Source: RAFT, section 3.3; horizontal first, as the release has it.
     """
 
     def __init__(self, hidden: int, context: int, motion: int) -> None:
@@ -816,7 +817,7 @@ def bilinear_upsample_loop(flow):
 
 # %% tags=["promote", "exercise"]
 def bilinear_upsample(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 8*H 8*W"]:
-    """Enlarge a flow eight times, its vectors with it, corner on corner (equation 10 of the lesson).
+    """Enlarge a flow eight times, its vectors with it, corner on corner (equation 10).
 
     flow     (B, 2, H, W) in pixels of its own grid
     returns  (B, 2, 8H, 8W) in pixels of the fine grid
