@@ -906,6 +906,7 @@ class Encoder(nn.Module):
     Convention: the vector at (x, y) sees a square of the image centred on pixel (8x, 8y), x to the
     right, y down. Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.1.
 
+    >>> import torch
     >>> Encoder(256)(torch.zeros(1, 3, 64, 96)).shape
     torch.Size([1, 256, 8, 12])
     """
