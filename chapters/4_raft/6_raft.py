@@ -38,7 +38,7 @@
 # %%
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -178,7 +178,8 @@ def draw_arrow(figure, start, end):
         for axis in ("col", "row")
     )
     out = ((right > 0) - (right < 0), (down < 0) - (down > 0))
-    place = [(0.5 + 0.5 * side * out[0], 0.5 + 0.5 * side * out[1]) for side in (1, -1)]
+    x = 0.5 if right else 0.92  # upright arrows pass beside the titles
+    place = [(x + 0.5 * side * out[0], 0.5 + 0.5 * side * out[1]) for side in (1, -1)]
     style = {"arrowstyle": "-|>", "mutation_scale": 9, "lw": 1.4, "color": COLOURS["flow"]}
     ends = {"coordsA": start.transAxes, "coordsB": end.transAxes}
     figure.add_artist(ConnectionPatch(*place, **ends, **style))
@@ -322,8 +323,8 @@ class Flow(NamedTuple):
 
 # %% tags=["promote", "exercise"]
 def refine(
-    update_block: nn.Module,
-    correlation: CorrelationVolume | OnDemandCorrelation,
+    update_block: Callable[..., tuple[Tensor, Tensor]],
+    correlation: Callable[[Tensor], Tensor],
     h: Float[Tensor, "B D H W"],
     share: Float[Tensor, "B S H W"],
     flow: Float[Tensor, "B 2 H W"],
@@ -401,7 +402,7 @@ for iterations in (1, 2, 4, 8):
     print(f"{iterations} iterations: detached {norms[0]:.4f}, attached {norms[1]:.4f}")
 
 # %% [markdown]
-# At one iteration the two agree, since the first flow is a constant. Compare the columns below it. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a signal of its own, and the detour through the positions is not needed.
+# At one iteration the two agree, since the first flow is a constant. Further down, the detached column holds what reaches the last change alone; the attached one adds what comes through the flows before it, at positions that have moved since. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a signal of its own, and the detour through the positions is not needed.
 #
 # ### The sizes of two models
 #
@@ -1018,7 +1019,7 @@ for model in (course, on_demand):
     began = time.perf_counter()
     flow = model.estimate(left, right, iterations=4).full
     print(f"{model.correlation}: {time.perf_counter() - began:.2f} s")
-# Another order of the same products; a few hundredths of a grey level's worth of motion at most.
+# The same products in another order, which float32 rounds differently.
 assert torch.allclose(flow, course.estimate(left, right, iterations=4).full, atol=1e-2)
 
 # %% [markdown]

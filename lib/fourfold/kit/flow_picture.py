@@ -20,17 +20,19 @@ _KEY = 1.0  # inches, the wheel
 
 
 def full_colour(flow: Float[Tensor, "B 2 H W"]) -> float:
-    """The length in pixels that gets the full colour: 99 of 100 vectors are not longer.
+    """The length in pixels that gets the full colour: the longest, unless it is a rare outlier.
 
-    A single wild vector then leaves the colours of all others as they are. At least 1 pixel, so
-    that the noise of a still scene stays pale.
+    It is at most 1.5 times what 99 of 100 vectors stay below, so that a single wild vector leaves
+    the colours of the others as they are, and at least 1, so that a still scene stays pale.
     """
     lengths = flow.detach().float().norm(dim=1).flatten()
     lengths = lengths[lengths.isfinite()]
     if len(lengths) == 0:
         return 1.0
-    # Sorting finds the quantile of any number of pixels; `torch.quantile` stops at 16 million.
-    return max(1.0, lengths.sort().values[int(0.99 * (len(lengths) - 1))].item())
+    # Sorting takes any number of pixels; `torch.quantile` refuses more than 16 million.
+    lengths = lengths.sort().values
+    common = lengths[int(0.99 * (len(lengths) - 1))].item()
+    return max(1.0, min(lengths[-1].item(), 1.5 * common))
 
 
 def flow_picture(image1: Float[Tensor, "1 3 H W"], flow: Float[Tensor, "1 2 H W"]) -> Figure:
@@ -39,7 +41,8 @@ def flow_picture(image1: Float[Tensor, "1 3 H W"], flow: Float[Tensor, "1 2 H W"
     image1  (1, 3, H, W) in [0, 255]
     flow    (1, 2, H, W) in pixels
 
-    Vectors longer than 99 of 100 others are darkened. Raises ValueError for sizes that differ, TypeError for what is no tensor.
+    Rare vectors beyond the key's rim are darkened. Raises ValueError for sizes that differ,
+    TypeError for what is no tensor.
 
     Convention: (u, v), u to the right, v down, from image 1 to image 2.
     """
@@ -63,11 +66,11 @@ def flow_picture(image1: Float[Tensor, "1 3 H W"], flow: Float[Tensor, "1 2 H W"
     _draw_motion(picture, image1, flow)
     longest = full_colour(flow)
     colours.imshow(to_picture(flow_to_image(flow, max_norm=longest)))
-    colours.set_title("flow")
+    colours.set_title("flow", fontsize=9)
     for panel in (picture, colours):
         panel.set(xlabel="x (px)", ylabel="y (px)", xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5))
     key.imshow(to_picture(flow_wheel()))
-    key.set_title(f"the key\nrim: {longest:.2g} px")
+    key.set_title(f"the key\nrim: {longest:.2g} px", fontsize=9)
     key.set_axis_off()
     return figure
 
@@ -78,7 +81,8 @@ def _draw_motion(axes: Axes, image1: Tensor, flow: Tensor) -> None:
     step = max(4, max(flow.shape[-2:]) // 18)
     times = max(1, round(step / full_colour(flow)))
     draw_arrows(axes, times * flow, step)
-    axes.set_title("image 1 and its motion" + (f", arrows × {times}" if times > 1 else ""))
+    enlarged = f", arrows × {times}" if times > 1 else ""
+    axes.set_title(f"image 1 and its motion{enlarged}", fontsize=9)
 
 
 def save_flow_picture(
