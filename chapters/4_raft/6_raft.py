@@ -230,9 +230,9 @@ print(learned, f"encoders: {1 - learned['update_block'] / sum(learned.values()):
 #
 # $$ p = p_0 + f_k \tag{3} $$
 #
-# and the update block $U$ of lesson 5 makes of the windows $C(p)$, of radius $r$, the next state and the change $\Delta$:
+# and the update block $U$ of lesson 5 makes of the windows $C_r(p)$, of radius $r$, the next state and the change $\Delta$:
 #
-# $$ (h_{k+1},\; \Delta) = U\big(h_k,\; x,\; C(p),\; f_k\big) \tag{4} $$
+# $$ (h_{k+1},\; \Delta) = U\big(h_k,\; x,\; C_r(p),\; f_k\big) \tag{4} $$
 #
 # $$ f_{k+1} = \mathrm{stop}(f_k) + \Delta, \qquad f_0 = 0 \tag{5} $$
 #
