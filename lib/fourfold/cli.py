@@ -336,6 +336,126 @@ def review(
     raise typer.Exit(1 if len(found) else 0)
 
 
+@app.command()
+def flow(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The first image.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The second, of the same size.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="course, a file (.safetensors, .pth), or a published set such as "
+            "raft_large_C_T_SKHT_V2, which is downloaded once and verified."
+        ),
+    ] = "course",
+    out: Annotated[
+        Path | None, typer.Option(help="The flow in pixels, a .flo file; A.flo here if left out.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="The picture, .png or .jpg; A_flow.png here if left out.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="How often the flow is updated.")] = 20,
+    correlation: Annotated[
+        str | None,
+        typer.Option(help="all-pairs or on-demand; on-demand for large images only when left out."),
+    ] = None,
+) -> None:
+    """Estimate the motion between two images of your own, and draw it."""
+    import time
+
+    from fourfold.course.errors import CourseError
+
+    out = out or Path(f"{first.stem}.flo")
+    picture = picture or Path(f"{first.stem}_flow.png")
+    _check_flow_files(first, second, out, picture, correlation)
+
+    from fourfold.kit.flow_picture import save_flow_picture
+    from fourfold.raft.fields import write_flo
+    from fourfold.raft.raft import load_raft, volume_bytes
+
+    image1, image2 = _read_pair(first, second)
+    try:
+        model = load_raft(weights)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        raise CourseError(f"--weights: {error}") from None
+    height, width = image1.shape[2:]
+    _check_flow_size(first, height, width, model.levels)
+    needed = volume_bytes(height, width, model.levels)
+    model.correlation = correlation or ("on-demand" if needed > _MOST_VOLUME else "all-pairs")
+    if needed > _MOST_VOLUME:
+        typer.echo(
+            f"all pairs of pixels would take {needed / 1e9:.1f} GB; "
+            + ("on demand" if model.correlation == "on-demand" else "say --correlation on-demand")
+            + " takes little, and more time",
+            err=True,
+        )
+    began = time.perf_counter()
+    estimated = model.estimate(image1, image2, iterations).full
+    seconds = time.perf_counter() - began
+    write_flo(out, estimated)
+    save_flow_picture(picture, image1, estimated)
+    motion = estimated.norm(dim=1)
+    typer.echo(f"{width} × {height} pixels, {iterations} iterations: {seconds:.1f} s")
+    typer.echo(f"motion: mean {motion.mean():.2f} px, largest {motion.max():.2f} px")
+    typer.echo(f"wrote {out} and {picture}")
+
+
+_MOST_VOLUME = 2e9  # bytes of correlations, beyond which they are made on demand
+
+
+def _check_flow_files(
+    first: Path, second: Path, out: Path, picture: Path, correlation: str | None
+) -> None:
+    """Raises CourseError for what can be known to fail before anything is loaded or computed."""
+    from fourfold.course.errors import CourseError
+
+    for name, image in (("A", first), ("B", second)):
+        if not image.is_file():
+            raise CourseError(f"{name}: {image}: no such file; expected an image")
+    for name, path, endings in (
+        ("--out", out, (".flo",)),
+        ("--picture", picture, (".png", ".jpg", ".jpeg")),
+    ):
+        if path.suffix.lower() not in endings:
+            raise CourseError(f"{name}: got {path}, expected a name that ends in {endings[0]}")
+        if not path.parent.is_dir():
+            raise CourseError(f"{name}: {path.parent}: no such folder")
+        if path.is_dir():
+            raise CourseError(f"{name}: {path} is a folder; expected a file")
+        if path.exists() and any(path.samefile(image) for image in (first, second)):
+            raise CourseError(f"{name}: {path} is one of the images; expected another name")
+    if correlation not in (None, "all-pairs", "on-demand"):
+        raise CourseError(f"--correlation: got {correlation!r}, expected all-pairs or on-demand")
+
+
+def _read_pair(first: Path, second: Path) -> list:
+    from fourfold.course.errors import CourseError
+    from fourfold.kit.images import read_image
+
+    images = []
+    for name, path in (("A", first), ("B", second)):
+        try:
+            images.append(read_image(path))
+        except ValueError as error:
+            said = " ".join(str(error).split()).removeprefix(f"path is {str(path)!r}; ")
+            raise CourseError(f"{name}: {path}: {said}") from None
+    sizes = [f"{image.shape[3]} × {image.shape[2]}" for image in images]
+    if sizes[0] != sizes[1]:
+        raise CourseError(f"B: {second}: has {sizes[1]} pixels; expected {sizes[0]}, as A has")
+    return images
+
+
+def _check_flow_size(path: Path, height: int, width: int, levels: int) -> None:
+    from fourfold.course.errors import CourseError
+    from fourfold.raft.raft import least_size
+
+    # Up to 7 pixels of border are added to a side.
+    if min(height, width) + 7 < (least := least_size(levels)):
+        raise CourseError(
+            f"A: {path}: has {width} × {height} pixels; "
+            f"expected at least {least - 7} each way for these weights"
+        )
+
+
 def _as_setting(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
