@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,21 @@ from fourfold.kit.notebook import progress_bar
 from fourfold.kit.resume import StepRecord, Store, Stream
 from fourfold.kit.scale import device
 
-__all__ = ["StepRecord", "fingerprint", "one_cycle", "train"]
+__all__ = ["StepRecord", "Trained", "fingerprint", "one_cycle", "train"]
+
+
+class Trained(NamedTuple):
+    """What a chapter's `train_course` returns, for `fourfold train` to say.
+
+    weights  the file that was written
+    done     steps so far, of `steps` in all
+    metrics  what was measured on held-out data, each named with its unit
+    """
+
+    weights: Path
+    done: int
+    steps: int
+    metrics: dict[str, float]
 
 
 def train(
