@@ -965,7 +965,12 @@ def flip_pair(pair: FlowPair, axis: str) -> FlowPair:
 
 
 # %% tags=["check"]
-right = still._replace(flow=torch.stack([torch.full((8, 6), 3.0), torch.full((8, 6), 2.0)]))
+right = FlowPair(
+    torch.rand(3, 8, 6),
+    torch.rand(3, 8, 6),
+    torch.stack([torch.full((8, 6), 3.0), torch.full((8, 6), 2.0)]),
+    torch.rand(8, 6) < 0.5,
+)
 mirrored = flip_pair(right, "x")
 assert torch.equal(mirrored.image1, right.image1.flip(-1)), "columns of the images change order"
 assert mirrored.flow[0].eq(-3).all() and mirrored.flow[1].eq(2).all(), "u turns around, v stays"
