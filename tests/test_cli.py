@@ -8,6 +8,7 @@ import sys
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from fourfold.course.files import House
 from fourfold.course.lesson import lessons
@@ -25,7 +26,7 @@ def fourfold(*words, scale="cpu", **options):
 
 
 @pytest.mark.parametrize(
-    "verb", ["lab", "doctor", "start", "check", "run", "build", "new", "review"]
+    "verb", ["lab", "doctor", "start", "check", "run", "build", "new", "train", "review"]
 )
 def test_each_verb_explains_itself(verb):
     done = fourfold(verb, "--help")
@@ -34,7 +35,18 @@ def test_each_verb_explains_itself(verb):
 
 def test_help_names_every_verb_and_the_first_step():
     text = fourfold("--help").stdout
-    for word in ("lab", "doctor", "start", "check", "run", "build", "new", "review", "New here?"):
+    for word in (
+        "lab",
+        "doctor",
+        "start",
+        "check",
+        "run",
+        "build",
+        "new",
+        "train",
+        "review",
+        "New here?",
+    ):
         assert word in text
 
 
@@ -50,6 +62,9 @@ def test_help_names_every_verb_and_the_first_step():
         (("new", "6_x/1_y", "--title", ""), "title: got ''"),
         (("start", os.devnull + "/sub"), "Not a directory"),
         (("start", FIRST.chapter), "names a lesson; say --chapter"),
+        (("train", "rafd"), "no chapter or lesson is called 'rafd'"),
+        (("train", "6"), "bilinear_sampling has nothing to train"),
+        (("train", "raft", "--recipe", "slow"), "recipe is 'slow'; expected one of course, quick"),
         (("review",), "DRAFT: none given; expected the main file of a draft"),
         (("review", "none.tex"), "none.tex: no such file"),
         (("review", "none.docx"), "expected one that ends in .tex or .md"),
@@ -168,3 +183,30 @@ def test_review_takes_a_section_by_its_title(tmp_path):
 def test_review_lists_its_rules():
     done = fourfold("review", "--rules")
     assert done.returncode == 0 and "--set works=10-15" in done.stdout and "ablation" in done.stdout
+
+
+def test_train_stops_goes_on_and_says_how_good_it_got(tmp_path, monkeypatch):
+    from fourfold import cli
+    from fourfold.course.errors import CourseError
+    from fourfold.raft import learning
+
+    monkeypatch.setenv("FOURFOLD_SCALE", "cpu")
+    monkeypatch.chdir(tmp_path)
+    few = learning.held_out_pairs(1, (64, 64))  # measuring on all pairs takes longer than two steps
+    monkeypatch.setattr(learning, "held_out_pairs", lambda: few)
+
+    def said(*words):
+        done = CliRunner().invoke(cli.app, ["train", *map(str, words)])
+        return str(done.exception) if isinstance(done.exception, CourseError) else done.output
+
+    options = ("--recipe", "quick", "--steps", 2, "--seed", 3)
+    first = said("4_raft", *options, "--minutes", 0)
+    assert "1 of 2 steps" in first and "the same command goes on" in first
+    second = said("raft", *options)
+    assert "2 of 2 steps; weights in runs/raft/raft_small.safetensors" in second
+    assert "held-out EPE (px): " in second and "goes on" not in second
+    card = json.loads((tmp_path / "runs" / "raft" / "raft_small.json").read_text())
+    assert card["command"] == "fourfold train raft --recipe quick --steps 2 --seed 3"
+    assert card["seed"] == 3 and card["metrics"]["zero flow's EPE (px)"] > 0
+    assert "seed was 3 and is 4" in said("raft", *options[:-1], 4)
+    assert "1 of 1 steps; weights in other" in said("raft", "--steps", 1, "--folder", "other")

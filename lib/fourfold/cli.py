@@ -267,6 +267,60 @@ def run(
 
 
 @app.command()
+def train(
+    chapter: Annotated[str, typer.Argument(metavar="CHAPTER", help="Such as raft, or 4_raft.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many minutes, with a checkpoint.")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps in all; those of the recipe if left out."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="One of the chapter's recipes; its first when left out.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/ and the chapter when left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")] = 0,
+) -> None:
+    """Train a chapter's model for longer than a lesson can; offline, and resumable.
+
+    The same command goes on where the last one stopped.
+    """
+    from fourfold.course.errors import CourseError
+
+    name, trainer = _trainer(chapter)
+    options = {} if recipe is None else {"recipe": recipe}
+    place = folder or Path("runs") / name
+    try:
+        done = trainer(place, minutes=minutes, steps=steps, seed=seed, **options)
+    except (ValueError, FloatingPointError) as error:  # its sentence names the argument
+        raise CourseError(str(error)) from None
+    typer.echo(f"{done.done} of {done.steps} steps; weights in {done.weights}")
+    for what, value in done.metrics.items():
+        typer.echo(f"{what}: {value:.3f}")
+    if done.done < done.steps:
+        typer.echo("the same command goes on from here")
+
+
+def _trainer(chapter: str):
+    """The package that a reader means, and its `train_course`, with which a chapter adds itself."""
+    from importlib import import_module
+
+    from fourfold.course.errors import CourseError
+    from fourfold.course.files import House
+    from fourfold.course.lesson import lessons, matching
+
+    found = matching(chapter, [lesson.key for lesson in lessons(House.here())])
+    name = found[0].split("/")[0].split("_", 1)[1]
+    try:
+        return name, import_module(f"fourfold.{name}").train_course
+    except (ModuleNotFoundError, AttributeError):
+        raise CourseError(f"CHAPTER: got {chapter!r}; {name} has nothing to train") from None
+
+
+@app.command()
 def review(
     draft: Annotated[
         Path | None,

@@ -265,6 +265,27 @@ def test_other_settings_than_the_checkpoint_s_are_named(tmp_path):
         run(tmp_path, steps=30, clip=2.0)
 
 
+def test_the_rate_s_schedule_may_be_longer_than_the_run():
+    _, records = run(schedule_steps=STEPS + 100, learning_rate=0.1)
+    expected = [0.1 * one_cycle(step, STEPS + 100) for step in range(STEPS)]
+    assert [record.learning_rate for record in records] == pytest.approx(expected)
+    _, plain = run(schedule_steps=STEPS, learning_rate=0.1)
+    assert _without_time(plain) == _without_time(run(learning_rate=0.1)[1])
+
+
+def test_a_schedule_is_kept_with_the_run_only_where_one_is_given(tmp_path):
+    run(tmp_path / "without")
+    state = json.loads((tmp_path / "without" / f"step_{STEPS:09d}" / "state.json").read_text())
+    assert "schedule_steps" not in state["settings"]
+    run(tmp_path / "with", schedule_steps=STEPS + 9)
+    for name, options, message in (
+        ("without", {"schedule_steps": 99}, "schedule_steps was None and is 99"),
+        ("with", {}, f"schedule_steps was {STEPS + 9} and is None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / name, **options)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -279,6 +300,8 @@ def test_other_settings_than_the_checkpoint_s_are_named(tmp_path):
         ("clip", None),
         ("weight_decay", -0.1),
         ("warmup", 1.0),
+        ("schedule_steps", 0),
+        ("schedule_steps", 2.5),
         ("minutes", "5"),
     ],
 )

@@ -196,9 +196,9 @@ class Store:
 
     def _check_same(self, last: Path, saved: dict) -> None:
         differing = [
-            f"{name} was {saved.get(name)} and is {value}"
-            for name, value in self.settings.items()
-            if saved.get(name) != value
+            f"{name} was {saved.get(name)} and is {self.settings.get(name)}"
+            for name in self.settings | saved
+            if saved.get(name) != self.settings.get(name)
         ]
         if differing:
             raise ValueError(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,21 @@ from fourfold.kit.notebook import progress_bar
 from fourfold.kit.resume import StepRecord, Store, Stream
 from fourfold.kit.scale import device
 
-__all__ = ["StepRecord", "fingerprint", "one_cycle", "train"]
+__all__ = ["StepRecord", "Trained", "fingerprint", "one_cycle", "train"]
+
+
+class Trained(NamedTuple):
+    """What a chapter's `train_course` returns, for `fourfold train` to say.
+
+    weights  the file that was written
+    done     steps so far, of `steps` in all
+    metrics  what was measured on held-out data, each named with its unit
+    """
+
+    weights: Path
+    done: int
+    steps: int
+    metrics: dict[str, float]
 
 
 def train(
@@ -41,6 +55,7 @@ def train(
     weight_decay: float = 1e-4,
     clip: float = 1.0,
     warmup: float = 0.05,
+    schedule_steps: int | None = None,
     seed: int = 0,
     save_every: int = 500,
     minutes: float | None = None,
@@ -51,8 +66,9 @@ def train(
     `loss(model, batch)` is the mean loss of one batch, a scalar. `batches` is a DataLoader, or
     in a single process any iterable that can be gone through again; it is repeated as long as
     needed, and `seed` orders a DataLoader's shuffling. The learning rate follows `one_cycle` up to
-    `learning_rate`; gradients are clipped to the norm `clip`. The model keeps its mode, train
-    or eval.
+    `learning_rate`, over `schedule_steps` where they are given, so that it ends above 0 where they
+    are more than `steps`; gradients are clipped to the norm `clip`. The model keeps its mode,
+    train or eval.
 
     With a `folder`, `log.csv` and a checkpoint every `save_every` steps lie there, and a later
     call with the same settings goes on where the last checkpoint stands, on a CPU to the same
@@ -74,6 +90,8 @@ def train(
         "warmup": warmup,
         "seed": seed,
     }
+    if schedule_steps is not None:  # a run without them resumes one that knew no such setting
+        settings["schedule_steps"] = schedule_steps
     _check_settings(settings, save_every, minutes)
     _check_model(model)
     accelerator = _accelerator(seed)
@@ -90,7 +108,7 @@ def train(
     called = time.perf_counter()
     try:
         for step in range(len(records) + 1, steps + 1):
-            rate = learning_rate * one_cycle(step - 1, steps, warmup)
+            rate = learning_rate * one_cycle(step - 1, schedule_steps or steps, warmup)
             batch = _to_device(stream.next(), accelerator.device)
             check = partial(_check_finite, step=step, batch=batch, store=store)
             value, spent, norm = _take_step(
@@ -167,7 +185,9 @@ def fingerprint(batch: Any) -> str:
 
 
 def _check_settings(settings: dict, save_every: int, minutes: float | None) -> None:
-    whole_number("steps", settings["steps"], least=1)
+    steps = whole_number("steps", settings["steps"], least=1)
+    if "schedule_steps" in settings:
+        whole_number("schedule_steps", settings["schedule_steps"], least=steps)
     whole_number("save_every", save_every, least=1)
     whole_number("seed", settings["seed"], least=0)
     for name in ("learning_rate", "clip", "weight_decay", "warmup"):
