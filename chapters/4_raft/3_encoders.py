@@ -729,6 +729,7 @@ class ResidualBlock(nn.Module):
     The branch passes a ReLU of its own before the sum, unlike that of He et al. 2016
     (arXiv 1512.03385). Source: the RAFT release.
 
+    >>> import torch
     >>> ResidualBlock(64, 96, stride=2)(torch.zeros(1, 64, 32, 48)).shape
     torch.Size([1, 96, 16, 24])
     """

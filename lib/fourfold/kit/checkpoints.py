@@ -27,6 +27,7 @@ __all__ = [
     "read_json",
     "save_checkpoint",
     "save_tensors",
+    "write_whole",
 ]
 
 
