@@ -52,6 +52,7 @@ from fourfold.kit.drawing import COLOURS, canvas, draw_arrows, flow_to_image, sh
 from fourfold.kit.images import credit, photograph
 from fourfold.kit.scale import at_scale, hardware, seed_everything
 from fourfold.kit.training import StepRecord, Trained, train
+from fourfold.raft.encoders import freeze_batch_norm
 from fourfold.raft.fields import classical_flow, end_point_error
 from fourfold.raft.learning import (
     TRAIN_PHOTOGRAPHS,
@@ -1320,17 +1321,6 @@ for stage, recipe in STANDARD.items():
 # ### One function that trains
 #
 # `fourfold.kit.training.train` has the loop: AdamW, the rate, gradient clipping, a log, checkpoints to resume from, on accelerate, so that the same call serves a laptop and a GPU. What is left is the model, the pairs and the loss.
-
-
-# %% tags=["promote"]
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Let batch norms use their running mean and variance, and stop changing them.
-
-    Scale and shift still train. A later `model.train()` undoes it.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
 
 
 # %% tags=["promote"]

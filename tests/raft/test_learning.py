@@ -12,6 +12,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 
 from fourfold.bilinear_sampling.warps import flow_grid, inside, warp
 from fourfold.raft.correlation import CorrelationVolume
+from fourfold.raft.encoders import freeze_batch_norm
 from fourfold.raft.learning import (
     COURSE,
     HELD_OUT_PHOTOGRAPHS,
@@ -27,7 +28,6 @@ from fourfold.raft.learning import (
     erase,
     evaluate,
     flip_pair,
-    freeze_batch_norm,
     held_out_pairs,
     load_photographs,
     random_scene,

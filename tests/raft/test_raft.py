@@ -164,7 +164,7 @@ def test_on_demand_gives_the_flow_of_all_pairs(model, pair):
 )
 def test_memory_is_that_of_the_volume(levels, height, width):
     H, W = -(-height // 8), -(-width // 8)
-    features = torch.zeros(1, 1, H, W, device="meta")
+    features = torch.zeros(1, 1, H, W)
     volume = CorrelationVolume(features, features, levels).levels
     assert volume_bytes(height, width, levels) == sum(level.nbytes for level in volume)
 
