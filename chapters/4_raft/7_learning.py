@@ -121,7 +121,7 @@ show(
     "still visible in image 2",
     photo=True,
 )
-print(*(credit(name) for name in ("brick", "chelsea")), sep="\n")
+print(*(credit(name) for name in ("retina", "gravel", "grass", "brick")), sep="\n")
 
 # %% [markdown]
 # The same scene painted, before and after the motion. In the third picture every layer has a colour of its own, because it moves in a way of its own. In the fourth, black pixels of image 1 cannot be seen in image 2: they left the picture, or another layer slid over them (遮挡, occlusion).
@@ -568,8 +568,8 @@ assert paint(plain, pixel_grid(1, 2).expand(2, 1, 2, 2), cover)[0].tolist() == [
 class FlowPair(NamedTuple):
     """Two images and what moved between them, exactly; one pair, or a batch with an axis in front.
 
-    Convention: flow (u, v) in pixels from image 1 to image 2, u to the right, v down; `visible` says
-    of each pixel of image 1 whether image 2 shows it.
+    Convention: flow (u, v) in pixels from image 1 to image 2, u to the right, v down;
+    `visible` says of each pixel of image 1 whether image 2 shows it.
     """
 
     image1: Float[Tensor, "*B 3 H W"]
@@ -645,6 +645,7 @@ def draw_residual():
 show(
     draw_residual(),
     alt="Differences between the images: large before warping, small after, and smallest on visible pixels",
+    photo=True,
 )
 
 # %% [markdown]
@@ -852,6 +853,7 @@ def erase(
     return image
 
 
+# %% tags=["promote"]
 def augment_colours(
     image1: Float[Tensor, "3 H W"],
     image2: Float[Tensor, "3 H W"],
@@ -917,8 +919,8 @@ def stretch_pair(pair: FlowPair, height: int, width: int) -> FlowPair:
     """Bring a pair to another size; vectors are scaled as the images are.
 
     height, width  of the result, in pixels
-    returns        images and flow read between pixels (bilinear, pixel areas on pixel areas), visible
-                   where at least half of what was read is
+    returns        images and flow read between pixels (bilinear, areas on areas), visible where
+                   at least half of what was read is
 
     Convention: pixel x of the result lies at (x + ½) / scale − ½ of the pair.
     """
@@ -1244,7 +1246,7 @@ class Recipe(NamedTuple):
     scales         exponents of 2 for the zoom of `augment`, None where nothing is zoomed
     overrun        steps by which the rate's schedule is longer than the training
     freeze         batch norm keeps its mean and variance
-    masked         the loss counts the pixels of `visible` alone, as where flow is not known everywhere
+    masked         the loss counts the pixels of `visible` alone, for flow known in places
     variant, levels  of the model
     augment        change colours, of pairs that are made here
     """
@@ -1460,7 +1462,7 @@ def train_course(
     seed: int = 0,
     progress: bool = True,
 ) -> Trained:
-    """Train RAFT-small as the course does, measure it, and write its weights: `fourfold train raft`.
+    """Train RAFT-small, measure it, and write its weights: what `fourfold train raft` calls.
 
     folder   of the run; the weights lie there as raft_small.safetensors, with their model card
     recipe   one of RECIPES
