@@ -283,6 +283,9 @@ def train(
         Path | None, typer.Option(help="The run's folder; runs/ and the chapter when left out.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")] = 0,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin with; random ones when left out.")
+    ] = None,
 ) -> None:
     """Train a chapter's model for longer than a lesson can; offline, and resumable.
 
@@ -291,11 +294,12 @@ def train(
     from fourfold.course.errors import CourseError
 
     name, trainer = _trainer(chapter)
-    options = {} if recipe is None else {"recipe": recipe}
+    options = {"recipe": recipe, "start": start}
+    options = {option: value for option, value in options.items() if value is not None}
     place = folder or Path("runs") / name
     try:
         done = trainer(place, minutes=minutes, steps=steps, seed=seed, **options)
-    except (ValueError, FloatingPointError) as error:  # its sentence names the argument
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:  # its sentence names the argument
         raise CourseError(str(error)) from None
     typer.echo(f"{done.done} of {done.steps} steps; weights in {done.weights}")
     for what, value in done.metrics.items():
