@@ -53,7 +53,7 @@ def imported_packages(paths):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
     known = packages_distributions()
-    outside = modules - sys.stdlib_module_names - {"fourfold", "small_house"}
+    outside = modules - sys.stdlib_module_names - {"fourfold", "official", "small_house"}
     return {canonicalize_name(known[module][0]) for module in outside}
 
 
