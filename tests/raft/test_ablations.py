@@ -1,4 +1,4 @@
-"""The ablations that ship with the course: the file is a study's, and says what the lesson reads."""
+"""The ablations that ship with the course: a study's file, with what the lesson reads from it."""
 
 import json
 import math
