@@ -5,6 +5,7 @@
 #     level: intermediate
 #     minutes: 55
 #     needs:
+#     - 6_bilinear_sampling/2_warps
 #     - 6_bilinear_sampling/3_window
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)

@@ -6,6 +6,9 @@
 #     minutes: 50
 #     needs:
 #     - 6_bilinear_sampling/3_window
+#     - 4_raft/3_encoders
+#     - 4_raft/4_correlation
+#     - 4_raft/5_update
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

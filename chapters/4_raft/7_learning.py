@@ -6,6 +6,7 @@
 #     minutes: 60
 #     needs:
 #     - 6_bilinear_sampling/3_window
+#     - 4_raft/6_raft
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -17,7 +18,7 @@
 #
 # **After this lesson you can** make pairs of images whose flow you know exactly, train RAFT on them from nothing, stop and resume the training, and say in pixels how far it got on photographs that it never saw.
 #
-# *Before this:* [Windows: one fraction for a whole neighbourhood](../6_bilinear_sampling/3_window.ipynb) (`3_window`), and lesson 6 of this chapter for the model. *Time:* 60 minutes, and 45 for the blanks.
+# *Before this:* [Windows: one fraction for a whole neighbourhood](../6_bilinear_sampling/3_window.ipynb) (`3_window`), and [RAFT](6_raft.ipynb) of this chapter for the model. *Time:* 60 minutes, and 45 for the blanks.
 
 # %% [markdown]
 # ## Words
@@ -1294,7 +1295,7 @@ MIXED = {
 }
 
 # %% [markdown]
-# The course's own recipes: a RAFT-small with three levels, since a crop of 96 pixels gives maps of 12 × 12, which halve to 6 and 3. `COURSE` and then `POLISH`, which goes on from the weights of the first at a lower rate, made the weights that come with the course; `QUICK` is for ten minutes on a laptop: three iterations and the colours left alone.
+# The course's own recipes: a RAFT-small with three levels, since a crop of 96 pixels gives maps of 12 × 12, which halve to 6 and 3. `COURSE` made the weights that come with the course; `QUICK` is for ten minutes on a laptop: three iterations and the colours left alone.
 
 # %% tags=["promote"]
 _MADE = "pairs of SyntheticPairs from twelve photographs of scikit-image and scikit-learn"
@@ -1309,8 +1310,6 @@ COURSE = Recipe(
     variant="small",
     levels=3,
 )
-
-POLISH = COURSE._replace(steps=2_000, learning_rate=3e-4)
 
 QUICK = COURSE._replace(steps=2_400, learning_rate=1.2e-3, iterations=3, augment=False)
 
@@ -1452,7 +1451,7 @@ print(
 
 
 # %% tags=["promote"]
-RECIPES = {"course": COURSE, "polish": POLISH, "quick": QUICK}
+RECIPES = {"course": COURSE, "quick": QUICK}
 
 
 def train_course(

@@ -6,6 +6,8 @@
 #     minutes: 60
 #     needs:
 #     - 6_bilinear_sampling/3_window
+#     - 4_raft/7_learning
+#     - 1_paper_writing/4_experiments
 #     promotes: false
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)

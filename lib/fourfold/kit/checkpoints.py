@@ -35,7 +35,8 @@ __all__ = [
 class ModelCard:
     """Where weights come from: enough to train them again and to know what to expect of them.
 
-    `hours` is wall-clock time on `hardware`; `metrics` are measured on held-out data.
+    `hours` is wall-clock time on `hardware`; `metrics` are measured on held-out data; `limits`
+    says where the model falls short of what it is compared with, and why.
     """
 
     command: str
@@ -44,6 +45,7 @@ class ModelCard:
     hours: float
     data: str
     metrics: dict[str, float] = field(default_factory=dict)
+    limits: str = ""
 
 
 def save_checkpoint(
@@ -102,8 +104,9 @@ def read_card(path: str | Path) -> ModelCard:
     path = Path(path).with_suffix(".json")
     if not path.is_file():
         raise FileNotFoundError(f"path is {str(path)!r}; there is no model card there")
-    about = read_json(path, ModelCard.__dataclass_fields__)
-    return ModelCard(**{key: about[key] for key in ModelCard.__dataclass_fields__})
+    names = [name for name in ModelCard.__dataclass_fields__ if name != "limits"]
+    about = read_json(path, names)
+    return ModelCard(**{name: about[name] for name in names}, limits=about.get("limits", ""))
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
