@@ -82,6 +82,7 @@ from fourfold.raft.learning import (
     similarity,
 )
 from fourfold.raft.raft import RAFT
+from fourfold.raft.raft import refine as steps_of_raft
 from fourfold.raft.update import MaskHead, UpdateBlock
 
 torch.set_num_threads(1)
@@ -378,7 +379,7 @@ from fourfold.paper_writing.reading_cards import Comparison, compare, discuss, r
 # %% [markdown]
 # ### Taking a part away from a trained network
 #
-# `RAFT._prepare` makes the function that looks correlations up. A subclass can hand on a poorer one: its answers are 0 beyond some levels, or outside a smaller window. Nothing is learned again. Such a **lesion** (损毁) shows what the trained network *relies on*.
+# `RAFT.prepare` makes the function that looks correlations up. A subclass can hand on a poorer one: its answers are 0 beyond some levels, or outside a smaller window. Nothing is learned again. Such a **lesion** (损毁) shows what the trained network *relies on*.
 
 
 # %%
@@ -393,8 +394,8 @@ class Narrowed(RAFT):
         keep = there[:, None, None] & near[:, None] & near
         self.register_buffer("keep", keep.view(1, -1, 1, 1), persistent=False)
 
-    def _prepare(self, image1, image2):
-        lookup, h, share = super()._prepare(image1, image2)
+    def prepare(self, image1, image2):
+        lookup, h, share = super().prepare(image1, image2)
         return lambda positions: lookup(positions) * self.keep, h, share
 
 
@@ -1183,7 +1184,10 @@ for name, flow in {"peaks": peaks, "RAFT": estimated.full}.items():
 
 # %%
 with torch.no_grad():
-    steps = list(checkpoint._iterate(pad(quarter.image1)[0], pad(quarter.image2)[0], 32, None))
+    padded = [pad(image)[0] for image in (quarter.image1, quarter.image2)]
+    lookup, h, share = checkpoint.prepare(*padded)
+    start = torch.zeros(1, 2, *h.shape[2:])
+    steps = list(steps_of_raft(checkpoint.update_block, lookup, h, share, start, 32))
 moves = [((b - a).norm() / a.norm()).item() for (_, a), (_, b) in itertools.pairwise(steps)]
 print("relative change of the state:", {k + 2: round(moves[k], 3) for k in (0, 2, 6, 14, 30)})
 print("it settles" if moves[30] < 0.01 else "it slows down, and does not settle")
