@@ -299,7 +299,8 @@ def train(
     place = folder or Path("runs") / name
     try:
         done = trainer(place, minutes=minutes, steps=steps, seed=seed, **options)
-    except (ValueError, FloatingPointError, FileNotFoundError) as error:  # its sentence names the argument
+    # The sentence of each of these names the argument.
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:
         raise CourseError(str(error)) from None
     typer.echo(f"{done.done} of {done.steps} steps; weights in {done.weights}")
     for what, value in done.metrics.items():
@@ -416,8 +417,19 @@ def flow(
         str | None,
         typer.Option(help="all-pairs or on-demand; on-demand for large images only when left out."),
     ] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Estimate on images shrunk to this height and enlarge the flow: the way for "
+            "motion that is longer than the weights have learned.",
+        ),
+    ] = None,
 ) -> None:
-    """Estimate the motion between two images of your own, and draw it."""
+    """Estimate the motion between two images of your own, and draw it.
+
+    The course's weights know motions up to some 24 pixels; --height makes longer ones short.
+    """
     import time
 
     from fourfold.course.errors import CourseError
@@ -435,9 +447,10 @@ def flow(
         model = load_raft(weights)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         raise CourseError(f"--weights: {error}") from None
-    height, width = image1.shape[2:]
-    _check_flow_size(first, height, width, model.levels)
-    needed = volume_bytes(height, width, model.levels)
+    small1, small2 = _shrunk(image1, height), _shrunk(image2, height)
+    H, W = small1.shape[2:]
+    _check_flow_size(first, H, W, model.levels)
+    needed = volume_bytes(H, W, model.levels)
     model.correlation = correlation or ("on-demand" if needed > _MOST_VOLUME else "all-pairs")
     if needed > _MOST_VOLUME:
         typer.echo(
@@ -447,14 +460,36 @@ def flow(
             err=True,
         )
     began = time.perf_counter()
-    estimated = model.estimate(image1, image2, iterations).full
+    estimated = _enlarged(model.estimate(small1, small2, iterations).full, image1.shape[2:])
     seconds = time.perf_counter() - began
     write_flo(out, estimated)
     save_flow_picture(picture, image1, estimated)
     motion = estimated.norm(dim=1)
-    typer.echo(f"{width} × {height} pixels, {iterations} iterations: {seconds:.1f} s")
+    typer.echo(f"{W} × {H} pixels, {iterations} iterations: {seconds:.1f} s")
     typer.echo(f"motion: mean {motion.mean():.2f} px, largest {motion.max():.2f} px")
     typer.echo(f"wrote {out} and {picture}")
+
+
+def _shrunk(image, height: int | None):
+    from fourfold.course.errors import CourseError
+    from fourfold.kit.images import area_average
+
+    if height is None or height == image.shape[2]:
+        return image
+    if height > image.shape[2]:
+        raise CourseError(f"--height: got {height}, expected at most {image.shape[2]}, A's height")
+    return area_average(image, height)
+
+
+def _enlarged(flow, size):
+    """The flow on a grid of `size`, and its vectors in pixels of that grid."""
+    from torch.nn.functional import interpolate
+
+    if flow.shape[2:] == size:
+        return flow
+    scale = [new / old for new, old in zip(size, flow.shape[2:], strict=True)]
+    enlarged = interpolate(flow, size=size, mode="bilinear", align_corners=False)
+    return enlarged * flow.new_tensor(scale[::-1])[:, None, None]
 
 
 _MOST_VOLUME = 2e9  # bytes of correlations, beyond which they are made on demand

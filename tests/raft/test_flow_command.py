@@ -1,30 +1,19 @@
 """`fourfold flow` as a reader types it, in this process."""
 
-import struct
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fourfold import cli
-from fourfold.kit.images import photograph
-from fourfold.raft import fields
+from fourfold.kit.images import area_average, photograph
+from fourfold.raft.fields import read_flo
 from fourfold.raft.raft import load_raft
-
-
-def write_flo(path, flow):
-    """A stand-in with the bytes of a .flo file, where the library has none."""
-    u_v = flow.reshape(2, *flow.shape[-2:]).permute(1, 2, 0).numpy().astype("<f4")
-    head = struct.pack("<f2i", 202021.25, u_v.shape[1], u_v.shape[0])
-    path.write_bytes(head + u_v.tobytes())
 
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     """A folder with two photographs of 100 × 80 pixels, to be the current one."""
-    if not hasattr(fields, "write_flo"):
-        monkeypatch.setattr(fields, "write_flo", write_flo, raising=False)
     monkeypatch.chdir(tmp_path)
     cat = photograph("chelsea", height=110)[0].permute(1, 2, 0).round().byte().numpy()
     Image.fromarray(cat[10:90, 10:110]).save(tmp_path / "first.png")
@@ -46,13 +35,6 @@ def fourfold(room, monkeypatch, capsys):
     return run
 
 
-def read_flo(path):
-    data = path.read_bytes()
-    mark, width, height = struct.unpack("<f2i", data[:12])
-    assert mark == 202021.25
-    return torch.from_numpy(np.frombuffer(data[12:], "<f4").copy()).view(height, width, 2)
-
-
 def test_it_writes_the_flow_of_the_model_and_a_picture(fourfold, room):
     code, said, _ = fourfold("flow", "first.png", "second.png", "--iterations", 2)
     assert code == 0
@@ -60,9 +42,9 @@ def test_it_writes_the_flow_of_the_model_and_a_picture(fourfold, room):
         torch.from_numpy(np.array(Image.open(room / f"{n}.png"))) for n in ("first", "second")
     ]
     images = [image.permute(2, 0, 1)[None].float() for image in images]
-    expected = load_raft().estimate(*images, 2).full[0].permute(1, 2, 0)
+    expected = load_raft().estimate(*images, 2).full[0]
     # The same weights, images and thread: only the memory order of the images differs.
-    assert torch.allclose(read_flo(room / "first.flo"), expected, atol=2e-3)
+    assert torch.allclose(read_flo(room / "first.flo").view_as(expected), expected, atol=2e-3)
     with Image.open(room / "first_flow.png") as picture:
         picture.load()
     assert "100 × 80 pixels, 2 iterations" in said and "motion: mean" in said
@@ -76,6 +58,20 @@ def test_names_and_correlation_can_be_chosen(fourfold, room):
     assert code == 0
     assert sorted(p.name for p in (room / "out").iterdir()) == ["a.flo", "a.jpg"]
     assert not (room / "first.flo").exists()
+
+
+def test_a_flow_found_on_small_images_has_the_size_and_the_unit_of_the_large(fourfold, room):
+    code, said, _ = fourfold("flow", "first.png", "second.png", "--height", 64)
+    assert code == 0 and "80 × 64 pixels" in said
+    flow = read_flo(room / "first.flo").view(2, 80, 100)
+    images = [
+        torch.from_numpy(np.array(Image.open(room / f"{n}.png"))) for n in ("first", "second")
+    ]
+    small = [area_average(image.permute(2, 0, 1)[None].float(), 64) for image in images]
+    expected = load_raft().estimate(*small).full[0]
+    # Means over the picture: enlarging moves them by what the border repeats.
+    ratio = flow.mean((1, 2)) / expected.mean((1, 2))
+    assert torch.allclose(ratio, torch.tensor([1.25, 1.25]), atol=0.05)
 
 
 def test_weights_from_a_file(fourfold, room):
@@ -112,6 +108,8 @@ def test_a_large_volume_is_made_on_demand_and_said_to_be(fourfold, monkeypatch):
         (("first.png", "second.png", "--picture", "a.gif"), "expected a name that ends in .png"),
         (("first.png", "second.png", "--picture", "second.png"), "is one of the images"),
         (("first.png", "second.png", "--correlation", "few"), "expected all-pairs or on-demand"),
+        (("first.png", "second.png", "--height", 81), "--height: got 81, expected at most 80"),
+        (("first.png", "second.png", "--height", 30), "has 38 × 30 pixels; expected at least 57"),
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_no_file(fourfold, room, words, message):
