@@ -882,7 +882,7 @@ chosen = published[published.method.str.contains("Chairs") & (published.unit == 
 errors = chosen.pivot(index="data", columns="method", values="value")
 large, small = (errors[f"{name}, trained on Chairs and Things"] for name in ("RAFT", "RAFT small"))
 assert (large < small).all()
-errors
+print(errors.T.to_string())
 
 # %% [markdown]
 # The published errors are those of the authors' weights as torchvision's documentation gives them: five times the parameters, and a lower error on all three.
