@@ -42,6 +42,10 @@ def project_names():
     return [canonicalize_name(Requirement(line).name) for line in lines]
 
 
+# Rivals that a benchmark measures beside the course's own code where they are installed.
+OPTIONAL = {"torchvision"}
+
+
 def imported_packages(paths):
     """The distributions that Python sources import, by canonical name."""
     modules = set()
@@ -53,7 +57,8 @@ def imported_packages(paths):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
     known = packages_distributions()
-    outside = modules - sys.stdlib_module_names - {"fourfold", "official", "small_house"}
+    own = {"fourfold", "official", "small_house"}
+    outside = modules - sys.stdlib_module_names - own - OPTIONAL
     return {canonicalize_name(known[module][0]) for module in outside}
 
 
