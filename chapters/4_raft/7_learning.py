@@ -1249,7 +1249,7 @@ class Recipe(NamedTuple):
     freeze         batch norm keeps its mean and variance
     masked         the loss counts the pixels of `visible` alone, for flow known in places
     variant, levels  of the model
-    augment        change colours, of pairs that are made here
+    augment, reach  of pairs that are made here: change colours, and the longest shift in pixels
     """
 
     data: str
@@ -1267,6 +1267,7 @@ class Recipe(NamedTuple):
     variant: str = "full"
     levels: int = 4
     augment: bool = True
+    reach: float = 24.0
 
 
 # %% tags=["promote"]
@@ -1308,10 +1309,12 @@ COURSE = Recipe(
     freeze=False,
     masked=False,
     variant="small",
-    levels=3,
+    levels=2,
 )
 
-QUICK = COURSE._replace(steps=2_400, learning_rate=1.2e-3, iterations=3, augment=False)
+LONG = COURSE._replace(steps=3_600, batch=2, learning_rate=4e-4, crop=(192, 192), reach=36.0)
+
+QUICK = COURSE._replace(steps=2_200, learning_rate=1e-3, iterations=3, augment=False, reach=8.0)
 
 
 # %%
@@ -1359,7 +1362,7 @@ def train_raft(
     endless = pairs is None or isinstance(pairs, SyntheticPairs)
     if pairs is None:
         photographs = load_photographs(TRAIN_PHOTOGRAPHS)
-        pairs = SyntheticPairs(photographs, recipe.crop, augment=recipe.augment)
+        pairs = SyntheticPairs(photographs, recipe.crop, reach=recipe.reach, augment=recipe.augment)
     batches = DataLoader(pairs, batch_size=recipe.batch, shuffle=not endless, drop_last=True)
 
     def loss(model: nn.Module, batch: FlowPair) -> Tensor:
@@ -1451,7 +1454,7 @@ print(
 
 
 # %% tags=["promote"]
-RECIPES = {"course": COURSE, "quick": QUICK}
+RECIPES = {"course": COURSE, "long": LONG, "quick": QUICK}
 
 
 def train_course(
@@ -1482,7 +1485,7 @@ def train_course(
     model, records = train_raft(
         chosen, model=model, seed=seed, folder=folder, minutes=minutes, progress=progress
     )
-    held_out = held_out_pairs()
+    held_out = held_out_pairs(reach=chosen.reach)
     errors, zero = evaluate(model, held_out), flow_errors(torch.zeros_like(held_out.flow), held_out)
     metrics = {
         "held-out EPE (px)": errors.everywhere,
