@@ -23,11 +23,11 @@
 # %% [markdown]
 # ## Words
 #
-# **Optical flow** (光流) gives every pixel of a first image an arrow $(u, v)$: so far to the right and so far down lies the place where a second image shows the same point. All arrows together are the **flow** $f$. Four things limit the best systems, says Teed and Deng's paper of 2020: objects that move fast (快速移动的物体), **occlusion** (遮挡: a part of the scene is hidden behind another), motion blur (运动模糊) and surfaces without texture (无纹理表面).
+# **Optical flow** (光流) gives every pixel of a first image an arrow $(u, v)$, in pixels to the right and down. It leads to the place where a second image shows the same point. All arrows together are the **flow** $f$. Four things limit the best systems, say Teed and Deng in their paper of 2020: objects that move fast (快速移动的物体), **occlusion** (遮挡: a part of the scene is hidden behind another), motion blur (运动模糊) and surfaces without texture (无纹理表面).
 #
 # The classical view (Horn and Schunck, 1981) makes flow the field of least **energy** $E$, a sum of two terms. The **data term** (数据项) asks that a pixel and the place to which its arrow leads look alike. The **regularisation term** (正则化项) asks for a plausible motion: neighbours should have similar arrows. A weight $\alpha$ trades one off against the other. Such an energy can judge small steps only, so it is minimised on small images first and refined on larger ones: a **cascade** from coarse to fine. What the coarse image does not show, the cascade seldom finds later.
 #
-# RAFT also corrects a flow again and again, but replaces everything else. What looks alike is judged by learned features, for **all pairs of pixels**, once. There is **one field**, at one resolution. And no energy gives the step: a small recurrent network looks up how alike the places around the arrow's end are, and says how to change the arrow. It does so in every iteration with the same weights.
+# RAFT also corrects a flow again and again, and replaces the rest. Learned features judge what looks alike, once, for **all pairs of pixels**. There is **one field**, at one resolution. And no energy gives the step: a small recurrent network looks up how much a pixel resembles the places around its arrow's end, and says how to change the arrow. It does so in every iteration with the same weights.
 #
 # The notes ask **four questions** of a paper. The first is its **key question**: which architecture estimates flow better, trains more easily and generalises to scenes that it has not seen? The second, what is new and where the paper introduces it, is answered under *Figure*; the third, which experiments it has, and the fourth, what their form lets a reader see, under *On real input*.
 

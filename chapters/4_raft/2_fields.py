@@ -16,7 +16,7 @@
 # %% [markdown]
 # # Fields: motion as data
 #
-# **After this lesson you can** draw a flow field, keep it in a file, say in numbers how good it is, and see without any truth where it must be wrong.
+# **After this lesson you can** draw a flow field, keep it in a file, say in numbers how good it is, and see without the truth where it is probably wrong.
 #
 # *Before this:* [Warps](../6_bilinear_sampling/2_warps.ipynb) (`2_warps`), which reads a picture through a flow, and [Windows](../6_bilinear_sampling/3_window.ipynb) (`3_window`). *Time:* 55 minutes, and 40 for the blanks.
 
@@ -25,7 +25,7 @@
 #
 # A **flow field** (光流场) $f$, or dense displacement field (稠密位移场), holds one arrow for every pixel of image 1: it says where that pixel is seen in image 2. The arrow's parts $u, v$ count pixels to the right and down. So a flow has a direction, from image 1 to image 2, and is drawn on image 1.
 #
-# How good is a flow? With the true flow at hand, ask how far each arrow's end lies from where it should be. That distance is the **end-point error** (端点误差) $e$; the numbers in papers' tables are means and shares of it. Without the truth there are two other questions. Does image 2, read where the arrows point, look like image 1? Do the flow there and a second flow back lead to where one began? Where they do not, the pixel is hidden in image 2, or a flow is wrong. And to be compared with anyone else's, a field must go through a file and come out the same.
+# How good is a flow? With the true flow at hand, ask how far each arrow's end lies from where it should be. That distance is the **end-point error** (端点误差) $e$; the numbers in papers' tables are means and shares of it. Without the truth there are two other questions. Does image 2, read where the arrows point, look like image 1? Do the flow there and a second flow back lead to where one began? Where they do not, the pixel is hidden in image 2, or a flow is wrong. And to be compared with anyone else's, a field must go through a file and come out as it went in.
 
 # %% [markdown]
 # ## Figure
@@ -297,7 +297,7 @@ show(
 )
 
 # %% [markdown]
-# The wheel is a list of 55 colours. It walks from one pure colour to the next, in more steps where the eye tells more hues apart: 15 from red to yellow, 4 from green to cyan. Here it is from scratch, for one arrow. An arrow longer than 1 gets a darker colour, which no shorter one has.
+# The wheel is a list of 55 colours that walks from one pure colour to the next, in more steps where the eye tells more hues apart: 15 from red to yellow, 4 from green to cyan. Here is the list, and the colour of one arrow. An arrow longer than 1 gets a darker colour, which no shorter one has.
 
 
 # %%
@@ -1214,7 +1214,7 @@ show(
 # What must a learned method beat? Three baselines:
 #
 # - **zero**: nothing moves. Its end-point error is the mean length of the true flow, so it says how hard a data set is.
-# - **TV-L1** (Zach, Pock and Bischof 2007) looks for the flow of least energy, as in [lesson 1](1_paper.ipynb), with sums of lengths in place of sums of squares: of the differences of brightness, and of the jumps between neighbouring arrows, the **total variation** of the flow. A large jump then costs no more than many small ones, so the field may have sharp borders.
+# - **TV-L1** (Zach, Pock and Bischof 2007) looks for the flow of least energy, as in [lesson 1](1_paper.ipynb), with sums of lengths in place of sums of squares: of the differences of brightness, and of the jumps between neighbouring arrows, the **total variation** of the flow. A large jump then costs no more than small ones that add up to it, so the field may have sharp borders.
 # - **iLK**, iterative Lucas–Kanade (Le Besnerais and Champagnat 2005): all pixels of a small window share one arrow, the one that makes the windows most alike. It is found by least squares, then again after warping.
 #
 # Both work from coarse images to fine ones, on grey values, and come with scikit-image, which returns the part along rows first: $(v, u)$.
