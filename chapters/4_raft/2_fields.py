@@ -16,21 +16,21 @@
 # %% [markdown]
 # # Fields: motion as data
 #
-# **After this lesson you can** draw a flow field, keep it in a file, say in numbers how good it is, and see without any truth where it must be wrong.
+# **After this lesson you can** draw a flow field, keep it in a file, say in numbers how good it is, and see without the truth where it is probably wrong.
 #
 # *Before this:* [Warps](../6_bilinear_sampling/2_warps.ipynb) (`2_warps`), which reads a picture through a flow, and [Windows](../6_bilinear_sampling/3_window.ipynb) (`3_window`). *Time:* 55 minutes, and 40 for the blanks.
 
 # %% [markdown]
 # ## Words
 #
-# A **flow field** (光流场) $f$, or dense displacement field (稠密位移场), holds one arrow for every pixel of image 1: it says where that pixel is seen in image 2. The arrow's parts $u, v$ count pixels to the right and down. So a flow always has a direction, from image 1 to image 2, and it is drawn on image 1.
+# A **flow field** (光流场) $f$, or dense displacement field (稠密位移场), holds one arrow for every pixel of image 1: it says where that pixel is seen in image 2. The arrow's parts $u, v$ count pixels to the right and down. So a flow has a direction, from image 1 to image 2, and is drawn on image 1.
 #
-# Two questions can be asked of it. With the true flow at hand: how far does each arrow's end lie from where it should be? That distance is the **end-point error** (端点误差) $e$, and all the numbers in a paper's table are means and shares of it. Without the truth: does image 2, read where the arrows point, look like image 1? Does the flow there and back return to where it began? Where it does not, a pixel is hidden in image 2, or the flow is wrong. And before a field can be compared with anyone else's, it has to survive a file.
+# How good is a flow? With the true flow at hand, ask how far each arrow's end lies from where it should be. That distance is the **end-point error** (端点误差) $e$; the numbers in papers' tables are means and shares of it. Without the truth there are two other questions. Does image 2, read where the arrows point, look like image 1? Do the flow there and a second flow back lead to where one began? Where they do not, the pixel is hidden in image 2, or a flow is wrong. And to be compared with anyone else's, a field must go through a file and come out as it went in.
 
 # %% [markdown]
 # ## Figure
 #
-# The motorcycle is a stereo pair (立体图像对): two cameras side by side took it at the same moment, so nothing moved, yet everything is displaced, near things more than far ones. Patterns of light, projected on the scene one after another, gave the true flow, with holes where they could not be seen. The estimated flow comes from a classical method, iterative Lucas–Kanade, described below.
+# The motorcycle is a stereo pair (立体图像对), two photographs from places side by side. Nothing moved, yet everything is displaced, near things more than far ones. Patterns of light, projected on the scene one after another, gave the true flow, with holes where they could not be seen. The estimated flow comes from a classical method, iterative Lucas–Kanade, described below.
 
 # %%
 import io
@@ -59,7 +59,6 @@ from fourfold.kit.drawing import (
     draw_arrows,
     flow_to_image,
     flow_wheel,
-    image_grid,
     show,
     to_picture,
 )
@@ -137,9 +136,11 @@ def draw_field(flow, q=(88, 74)):
         each.set_title(title)
     mark = {"color": COLOURS["query"], "markeredgecolor": "white"}
     axes[0, 0].plot(x, y, "o", **mark)
-    axes[0, 1].plot([x, x + u], [y, y + v], color="white", linewidth=2)
+    axes[0, 1].plot([x, x + u], [y, y + v], "o-", color="white", markerfacecolor="none")
     axes[0, 1].plot(x + u, y + v, "o", **mark)
     bare(axes)
+    axes[0, 0].set_ylabel("without the truth\ny (px)")
+    axes[1, 0].set_ylabel("with the truth\ny (px)")
     return figure
 
 
@@ -153,9 +154,9 @@ show(
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Compare the rows from left to right: where the warped image $J$ differs from image $I_1$, dark in the last picture of the first row, the flow is often wrong, dark in the third of the second row. The error gathers at the outline of the motorcycle. In the last two pictures grey means that no truth is known.
+# Above, what can be asked without the truth: image 2, read where the flow points, looks like image 1, but for the dark places of $d$. Below, what the truth says: the error is large along the outline of the motorcycle. (Grey: no truth is known.) Compare the two pictures $d$ and $e$. They share some dark places and not all: where the background is plain, a wrong arrow leads to the same colour.
 #
-# The next figure needs no photograph: a block of 4 × 5 pixels moves four pixels to the right and one down, in front of a background that stays. Here every number is known, also the flow from image 2 back to image 1.
+# In the next figure every number is known, also the flow from image 2 back to image 1: a block of 4 × 5 pixels moves four pixels to the right and one down, in front of a background that stays.
 
 
 # %%
@@ -172,19 +173,15 @@ toy_backward = block_flow(5, 8, u=-4.0, v=-1.0)
 
 # %% tags=["figure"]
 def draw_round_trip(forward, backward):
-    figure, axes = canvas(2, 2, 6.6, 4.4)
+    figure, axes = canvas(2, 2, 5.6, 3.6)
     shades = {"cmap": "gray_r", "vmin": 0, "vmax": 9}
-    for each, flow, title in zip(
-        axes[0],
-        (forward, backward),
-        ("flow f, on image 1", "backward flow b, on image 2"),
-        strict=True,
-    ):
+    titles = ("flow f, on image 1", "backward flow b, on image 2")
+    for each, flow, title in zip(axes[0], (forward, backward), titles, strict=True):
         each.imshow(flow[0].norm(dim=0), **shades)
-        draw_arrows(each, flow, step=1, width=0.02)
-        each.set_title(title)
+        draw_arrows(each, flow, step=2)
+        each.set(title=title, yticks=(0, 5, 10))
     axes[1, 0].imshow(round_trip_errors(forward, backward)[0], **shades)
-    axes[1, 0].set_title("round trip r (black: 9 px)")
+    axes[1, 0].set(title="round trip r (black: 9 px)", yticks=(0, 5, 10))
     axes[1, 1].imshow(9.0 * occluded(forward, backward)[0], **shades)
     axes[1, 1].set_title("occluded o")
     bare(axes)
@@ -198,7 +195,7 @@ show(
 )
 
 # %% [markdown]
-# The dark patch, a square with a foot, is background that the block covers in image 2: its own arrow says "stay", and the arrow found there, which belongs to the block, leads away. Its pixels are **occluded** (被遮挡), and have no partner in image 2 that a comparison of colours could find.
+# Above, the arrow of every second pixel. The dark patch below is background that the block covers in image 2. Its own arrows say "stay", but the arrows found there in $b$ belong to the block and lead away. Its pixels are **occluded** (被遮挡): image 2 does not show them.
 
 # %% [markdown]
 # ## Formula
@@ -211,7 +208,7 @@ show(
 #
 # $$ E = \frac{1}{|V|} \sum_{q \in V} e(q) \tag{2} $$
 #
-# A mean says little when few pixels are very wrong, so there are shares too. $S_n$ is the share of pixels within $n$ pixels of the truth; RAFT's training logs give it for 1, 3 and 5. $F$ is the outlier rate of the KITTI benchmark, there called **F1-all**: a pixel is an outlier if its error exceeds 3 pixels *and* 5 % of the true length.
+# A few very wrong pixels can make up most of a mean, so there are shares too. $S_n$ is the share of pixels within $n$ pixels of the truth; RAFT's training logs give it for 1, 3 and 5. $F$ is the outlier rate of the KITTI benchmark, there called **F1-all**: a pixel is an outlier if its error exceeds 3 pixels *and* 5 % of the true length.
 #
 # $$ S_n = \frac{\lvert\{q \in V : e(q) < n\}\rvert}{|V|}, \qquad F = \frac{\lvert\{q \in V : e(q) > 3,\; e(q) > 0.05\, \lVert f^*(q) \rVert\}\rvert}{|V|} \tag{3} $$
 #
@@ -223,7 +220,7 @@ show(
 #
 # $$ r(q) = \big\lVert f(q) + b\big(q + f(q)\big) \big\rVert \tag{5} $$
 #
-# Small misses come from rounding, and longer arrows miss by more. The pixel counts as occluded, $o(q) = 1$, when
+# A small miss does not prove anything, and longer arrows miss by more. The pixel counts as occluded, $o(q) = 1$, when
 #
 # $$ r(q)^2 > 0.01 \left( \lVert f(q) \rVert^2 + \big\lVert b\big(q + f(q)\big) \big\rVert^2 \right) + 0.5 \;\Rightarrow\; o(q) = 1 \tag{6} $$
 #
@@ -233,7 +230,7 @@ show(
 #
 # $$ p = (-H) \bmod 8 \tag{7} $$
 #
-# In a video the flow of the last pair is a good guess for the next one, once each arrow has moved along itself to where its pixel is now. This start $g$ takes, at every pixel, the arrow that has landed nearest:
+# In a video the flow of one pair of frames is a good guess for the next pair, once each arrow has been carried to where its pixel is now. This start $g$ takes, at every pixel, the arrow whose end is nearest:
 #
 # $$ g(q) = f(q'), \qquad q' = \arg\min_{q''} \big\lVert q'' + f(q'') - q \big\rVert \tag{8} $$
 #
@@ -272,7 +269,7 @@ show(
 #
 # ### What a field looks like: the wheel
 #
-# Arrows show a field of a hundred pixels; a field of a million needs a colour for each arrow. The wheel of Baker and colleagues (the Middlebury benchmark) gives the direction a hue (色相) and the length a saturation (饱和度): no motion is white, the longest arrow has the full colour.
+# Arrows can show a field of a hundred pixels; a field of a million needs a colour for each arrow. The wheel of Baker and colleagues (the Middlebury benchmark) turns the direction into a hue (色相) and the length into a saturation (饱和度): no motion is white, the longest arrow has the full colour.
 
 # %%
 compass = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
@@ -300,24 +297,25 @@ show(
 )
 
 # %% [markdown]
-# The wheel has 55 colours and no formula: it is a list, made by walking from one pure colour to the next in as many steps as the eye tells apart there, 15 from red to yellow and only 4 from green to cyan. Here it is from scratch, one arrow at a time. At a length over 1 the colour is darkened, so that it cannot be taken for another.
+# The wheel is a list of 55 colours that walks from one pure colour to the next, in more steps where the eye tells more hues apart: 15 from red to yellow, 4 from green to cyan. Here is the list, and the colour of one arrow. An arrow longer than 1 gets a darker colour, which no shorter one has.
 
 
 # %%
+PURE = {"red": (255, 0, 0), "yellow": (255, 255, 0), "green": (0, 255, 0)}
+PURE |= {"cyan": (0, 255, 255), "blue": (0, 0, 255), "magenta": (255, 0, 255)}
+
+
 def wheel_list():
     """The 55 colours, each (red, green, blue) from 0 to 255."""
-    stops = {"red": (255, 0, 0), "yellow": (255, 255, 0), "green": (0, 255, 0)}
-    stops |= {"cyan": (0, 255, 255), "blue": (0, 0, 255), "magenta": (255, 0, 255)}
-    corners, colours = [*stops.values(), stops["red"]], []
-    for here, there, steps in zip(corners, corners[1:], (15, 6, 4, 11, 13, 6), strict=False):
+    stops, wheel = [*PURE.values(), PURE["red"]], []
+    for here, there, steps in zip(stops[:-1], stops[1:], (15, 6, 4, 11, 13, 6), strict=True):
         for k in range(steps):
-            grow = math.floor(255 * k / steps)
-            colours.append(
-                [a + (b > a) * grow - (b < a) * grow for a, b in zip(here, there, strict=True)]
-            )
-    return colours
+            step = math.floor(255 * k / steps)
+            wheel.append([a + step * ((b > a) - (b < a)) for a, b in zip(here, there, strict=True)])
+    return wheel
 
 
+# %%
 def colour_of(u, v, wheel):
     """The colour of one arrow; length 1 has the full colour."""
     place = (math.atan2(-v, -u) / math.pi + 1) / 2 * (len(wheel) - 1)
@@ -333,7 +331,7 @@ for name, (u, v) in compass.items():
     print(f"{name:>6}", [round(c) for c in colour_of(u, v, wheel)])
 
 # %% [markdown]
-# Red means right, yellow down, cyan left, violet up. The course's `flow_to_image` does the same for a whole field; here are both on every third pixel of the estimate. It rounds down, as the release does.
+# Red means right, yellow down, cyan left, violet up. The course's `flow_to_image` colours a whole field, and rounds down, as the release does. Both agree on every third pixel of the estimate:
 
 # %%
 sparse = estimate[..., ::3, ::3].double()
@@ -344,28 +342,17 @@ for y, x in np.ndindex(*sparse.shape[2:]):
     assert (ours[:, y, x] - torch.tensor(colour_of(u, v, wheel))).abs().max() < 1 + 1e-9
 
 # %% [markdown]
-# > **Where the code leaves the release.** Its visualisation takes an optional limit and clips both parts of the arrow to $[0, \text{limit}]$, where $[-\text{limit}, \text{limit}]$ must be meant: every part to the left and every part up becomes 0. The wheel itself shows what is lost.
+# > **Where the code leaves the release.** Its visualisation can clip long arrows, but clips both parts to $[0, \text{limit}]$ where $[-\text{limit}, \text{limit}]$ must be meant: every part to the left and every part up becomes 0. An arrow to the left comes out white, "no motion":
 
 # %%
-line = torch.linspace(-1, 1, 121)
-fan = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
-clips = {
-    "as it is": fan,
-    "clipped to [−0.5, 0.5]": fan.clamp(-0.5, 0.5),
-    "to [0, 0.5]": fan.clamp(0, 0.5),
-}
-show(
-    image_grid(
-        [flow_to_image(flow, max_norm=1.5) for flow in clips.values()], list(clips), width=5
-    ),
-    alt="A square of all arrows in colours; clipped on both sides the inner part is unchanged; "
-    "clipped from 0 only the lower right quarter keeps its colours",
-)
+to_the_left = torch.tensor([-3.0, 0.0]).view(1, 2, 1, 1)
+for name, low in {"in the release": 0, "as meant": -5}.items():
+    print(name, flow_to_image(to_the_left.clamp(low, 5), max_norm=5).flatten().tolist())
 
 # %% [markdown]
 # ### The error of a flow
 #
-# Two arrows of $f$, two of $f^*$, and equations 1 and 2 by hand. The arrow (3, 4) against (0, 0) ends 5 pixels away, the other is exact.
+# Equations 1 and 2 in a loop, and two arrows to try it on: (3, 4) where (0, 0) is true, which ends 5 pixels away, and one that is exact.
 
 
 # %%
@@ -385,7 +372,7 @@ both_valid = torch.ones(1, 1, 2, dtype=torch.bool)
 assert end_point_error_loop(two, true_two, both_valid) == 2.5
 
 # %% [markdown]
-# The version for the library first looks at what it is given. Four mistakes give a number that looks like a result: shapes that broadcast, a mask of whole numbers (PyTorch takes them for indices), a mask with no pixel, and a NaN.
+# The library first checks what it is given. Four mistakes would give a number that looks like a result, or NaN far from its cause: shapes that broadcast, a mask of whole numbers (PyTorch takes them for indices), a mask with no pixel, and a NaN. These checks serve all functions of the module:
 
 
 # %% tags=["promote"]
@@ -444,7 +431,7 @@ def end_point_errors(
 assert end_point_errors(two, true_two).tolist() == [[[5, 0]]], "(3, 4) against (0, 0) is 5 px off"
 
 # %% [markdown]
-# A real truth has holes. What stands in a hole differs from file to file: 0, a huge number, NaN. So the mask decides first, and what is not valid is set to 0 before anything is computed: then a NaN there can reach neither the mean nor, if someone trains with it, a gradient.
+# A measured truth has holes. What stands in a hole differs from file to file: 0, a huge number, NaN. So what is not valid is set to 0 before anything is computed. A NaN there then reaches neither the mean nor, in training, a gradient.
 
 
 # %% tags=["promote"]
@@ -487,6 +474,10 @@ def end_point_error(
 
     Raises TypeError for a flow of whole numbers or a mask that is not bool, ValueError for other
     shapes, for a mask that is False everywhere, and for a valid number that is not finite.
+
+    >>> flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    >>> end_point_error(flow, torch.zeros_like(flow)).item()
+    5.0
     """
     errors, valid = _valid_errors(flow, target, valid)
     return errors.sum() / valid.sum()
@@ -506,14 +497,14 @@ assert end_point_error(two, holed, only_first).item() == 5, "a NaN in a hole doe
 # %%
 slow = end_point_error_loop(estimate[..., ::4, ::4], truth[..., ::4, ::4], valid[..., ::4, ::4])
 fast = end_point_error(estimate[..., ::4, ::4], truth[..., ::4, ::4], valid[..., ::4, ::4])
-# About 1,500 numbers of order 1, summed in float32 here and in float64 there.
+# Both sum over a thousand numbers, one in float32 and one in float64.
 assert math.isclose(slow, fast, rel_tol=1e-5)
 print(f"{fast:.3f} px")
 
 # %% [markdown]
 # ### Which mean?
 #
-# Over several images there are two means. Sintel's and Chairs' numbers pool all pixels; KITTI's is the mean of each image's mean. They differ as soon as images have different numbers of valid pixels, as KITTI's do.
+# Over several images there are two means. For Sintel and FlyingChairs all pixels are pooled; for KITTI the means of the images are averaged. The two differ as soon as images have different numbers of valid pixels, as KITTI's do.
 
 
 # %% tags=["promote"]
@@ -547,7 +538,7 @@ print("pooled:", end_point_error(ends, still, seen).item(), " per image:", per_i
 # %% [markdown]
 # ### Shares: how many pixels are right?
 #
-# $S_n$ answers for a fixed distance; higher is better, though RAFT's logs call it "1px", which reads like an error.
+# $S_n$ answers for a fixed distance. Higher is better, though RAFT's logs call it "1px", which reads like an error.
 
 
 # %% tags=["promote"]
@@ -577,23 +568,22 @@ assert share_within(two, true_two, 5).item() == 0.5, "5 px off is not under 5"
 assert share_within(two, true_two, 3, only_first).item() == 0, "only valid pixels count"
 
 # %% [markdown]
-# On the motorcycle, as a curve over all distances: RAFT's three shares are three points on it.
+# On the motorcycle, as a curve over all distances, with a dot at each of the three that RAFT's logs give:
+
 
 # %% tags=["figure"]
-distances = torch.linspace(0.1, 8, 80).tolist()
-shares = [share_within(estimate, truth, n, valid).item() for n in distances]
-marks = {n: share_within(estimate, truth, n, valid).item() for n in (1, 3, 5)}
-
-
 def draw_shares():
-    figure, axes = canvas(1, 1, 4.2, 2.4)
-    axes.plot(distances, shares, color=COLOURS["flow"])
-    axes.plot(list(marks), list(marks.values()), "o", color=COLOURS["flow"])
-    for n, share in marks.items():
-        axes.annotate(f"{share:.0%}", (n, share), (4, -12), textcoords="offset points", fontsize=8)
-    axes.set(
-        xlabel="distance n (px)", ylabel="share S_n (of valid pixels)", ylim=(0, 1.03), xlim=(0, 8)
-    )
+    figure, axes = canvas(1, 1, 4.2, 2.2)
+    distances = [n / 10 for n in range(1, 81)]
+    shares = {n: share_within(estimate, truth, n, valid).item() for n in distances}
+    axes.plot(shares.keys(), shares.values(), color=COLOURS["flow"])
+    for n in (1, 3, 5):
+        axes.plot(n, shares[n], "o", color=COLOURS["flow"])
+        axes.annotate(
+            f"{shares[n]:.0%}", (n, shares[n]), (4, -12), textcoords="offset points", fontsize=8
+        )
+    axes.set(xlabel="distance n (px)", xlim=(0, 8))
+    axes.set(ylabel="share S_n of valid pixels", ylim=(0, 1.03))
     return figure
 
 
@@ -604,9 +594,9 @@ show(
 )
 
 # %% [markdown]
-# Most pixels are right to a pixel, and the rest is far off: the curve turns sharply. That is why the mean $E$ of one field and its share at 1 px tell different stories.
+# The curve rises steeply up to a pixel, then slowly: most arrows are right to a pixel, and of the rest many are far off. The mean $E$ is made by the second kind, $S_1$ counts the first.
 #
-# $F$ forgives long arrows: at 100 pixels, an error of 4 is within 5 % and no outlier. One pixel at a time:
+# $F$ forgives long arrows: where the truth is 100 pixels long, an error of 4 is within 5 % and no outlier. One pixel at a time:
 
 
 # %%
@@ -616,7 +606,8 @@ def is_outlier(u, v, true_u, true_v):
 
 
 cases = [(4, 0, 0, 0), (3, 0, 0, 0), (104, 0, 100, 0), (106, 0, 100, 0), (0, 66.2, 0, 63)]
-print([is_outlier(*case) for case in cases])
+for u, v, true_u, true_v in cases:
+    print(f"({u}, {v}) for ({true_u}, {true_v}):", is_outlier(u, v, true_u, true_v))
 
 
 # %% tags=["promote", "exercise"]
@@ -639,27 +630,26 @@ def outlier_rate(
 
 
 # %% tags=["check"]
-four = torch.tensor(cases, dtype=torch.float32)
-found_flow, true_flow = four[:, :2].T[None, :, None], four[:, 2:].T[None, :, None]
-rate = outlier_rate(found_flow, true_flow)
-assert math.isclose(rate, 3 / 5, rel_tol=1e-6), "three of the five cases are outliers"
+found, true = torch.tensor(cases, dtype=torch.float32).T.reshape(2, 1, 2, 1, 5)
 for k, case in enumerate(cases):
     alone = torch.arange(5).view(1, 1, 5) == k
-    one = outlier_rate(found_flow, true_flow, alone).item()
-    assert one == is_outlier(*case), f"the case {case} is judged wrongly"
-true_flow[..., 4] = math.nan
-rate = outlier_rate(found_flow, true_flow, torch.arange(5).view(1, 1, 5) < 4).item()
-assert rate == 0.5, "a NaN in a hole does not matter"
-images = torch.zeros(2, 2, 1, 4)
-images[1, 0] = 9.0  # all of image 1 is wrong, and one of its pixels is valid
+    one, expected = outlier_rate(found, true, alone).item(), float(is_outlier(*case))
+    assert one == expected, f"{case[:2]} for {case[2:]} alone: the rate is {expected}, not {one}"
+rate = outlier_rate(found, true).item()
+assert math.isclose(rate, 3 / 5, rel_tol=1e-6), f"3 of 5 cases are outliers: 0.6, not {rate:.2f}"
+true[..., 4] = math.nan
+rate = outlier_rate(found, true, torch.arange(5).view(1, 1, 5) < 4).item()
+assert rate == 0.5, "a NaN in a hole does not matter: valid decides which pixels count"
+# All of image 1 is wrong, and one of its four pixels is valid.
+images = torch.stack([torch.zeros(2, 1, 4), torch.full((2, 1, 4), 9.0)])
 seen = torch.tensor([[[True, True, True, True]], [[True, False, False, False]]])
-pooled = outlier_rate(images, 0 * images, seen).item()
+pooled = outlier_rate(images, torch.zeros_like(images), seen).item()
 assert math.isclose(pooled, 1 / 5, rel_tol=1e-6), "pooled over the valid pixels of all images"
 
 # %% [markdown]
 # ### Without a truth: read image 2 back
 #
-# [Warps](../6_bilinear_sampling/2_warps.ipynb) go backward: each pixel of the output says where it reads. A flow from image 1 to image 2 is such a rule, so what can be warped with it is image 2, and the result lies on image 1 (equation 4). Which of the two images to warp, and which way RAFT's output points, is what its users ask (issue 158 of its repository).
+# A [warp](../6_bilinear_sampling/2_warps.ipynb) reads: each pixel of the output says where. A flow from image 1 to image 2 says it for the pixels of image 1. So the image to warp with it is image 2, and the result lies on image 1 (equation 4). Users of RAFT ask which image to warp, and which way its flow points (issue 158 of its repository).
 
 
 # %% tags=["promote"]
@@ -702,7 +692,7 @@ assert photometric_errors(ramp, ramp - 2, -right)[..., 2:].sub(4).abs().max() < 
 assert photometric_errors(ramp, ramp - 2, right)[..., 8:].isnan().all(), "out of the image: NaN"
 
 # %% [markdown]
-# Three flows for the motorcycle: none, the true one, and the true one with its sign turned. The smallest difference is the right direction, known without any truth.
+# Three flows for the motorcycle: none, the true one, and the true one with its sign turned. The difference tells the right direction from the wrong one:
 
 # %%
 for name, flow in {"no motion": 0 * truth, "the truth": truth, "turned": -truth}.items():
@@ -712,7 +702,7 @@ for name, flow in {"no motion": 0 * truth, "the truth": truth, "turned": -truth}
 # %% [markdown]
 # ### There and back
 #
-# Equation 5 on whole arrows, for the block of the second figure: go from $q$ along the forward flow, look up the backward flow there, add.
+# Equation 5 for arrows of whole pixels, as in the second figure: go from $q$ along the forward flow, take the backward flow found there, add.
 
 
 # %%
@@ -731,7 +721,7 @@ def round_trip_loop(forward, backward):
 print(f"{(round_trip_loop(toy_forward, toy_backward) > 0).sum()} pixels do not return")
 
 # %% [markdown]
-# Real arrows end between pixels, so the backward flow is sampled there: it is warped by the forward flow, as an image of two channels would be.
+# Real arrows end between pixels, so the backward flow is sampled there: the forward flow warps it like an image of two channels.
 
 
 # %% tags=["promote", "exercise"]
@@ -755,18 +745,22 @@ def round_trip_errors(
 
 
 # %% tags=["check"]
-misses = round_trip_errors(toy_forward, toy_backward)
-assert misses.shape == (1, 12, 18), "one number for each pixel of image 1"
-# Positions on pixel centres are hit to about 1e-6 px, on arrows 4 px long.
-torch.testing.assert_close(misses, round_trip_loop(toy_forward, toy_backward), atol=1e-4, rtol=0)
 slide = torch.tensor([1.5, -0.25]).view(1, 2, 1, 1).expand(1, 2, 6, 7)
-assert round_trip_errors(slide, -slide)[:, 1:, :5].abs().max() < 1e-5, "a slide there and back"
-assert round_trip_errors(slide, -slide)[:, :, 6].isnan().all(), "the last column leaves: NaN"
+there_and_back = round_trip_errors(slide, -slide)
+assert there_and_back.shape == (1, 6, 7), "one number for each pixel of image 1"
+assert there_and_back[:, 1:, :5].abs().max() < 1e-5, "a slide and its opposite add up to 0"
+assert there_and_back[:, :, 6].isnan().all(), "the last column leaves image 2: NaN"
+away = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 6, 7)
+assert round_trip_errors(0 * away, away).sub(5).abs().max() < 1e-5, "(3, 4) misses by 5, its length"
 grow = 0.5 * pixel_grid(6, 7).permute(2, 0, 1)[None]  # from q to 1.5 q, and back by a third
 assert round_trip_errors(grow, -grow / 1.5)[:, :4, :4].abs().max() < 1e-5, "b is read at q + f(q)"
+misses, by_loop = (f(toy_forward, toy_backward) for f in (round_trip_errors, round_trip_loop))
+assert torch.equal(misses.isnan(), by_loop.isnan()), "NaN where an arrow leaves image 2, only there"
+# Positions on pixel centres are hit to about 1e-6 px, on arrows 4 px long.
+assert (misses - by_loop).nan_to_num().abs().max() < 1e-4, "differs from the loop on the block"
 
 # %% [markdown]
-# Equation 6 draws the line between rounding and occlusion.
+# Equation 6 draws the line above which a miss counts:
 
 
 # %% tags=["promote"]
@@ -798,7 +792,7 @@ assert torch.equal(hidden, behind), "exactly the background that the block cover
 # %% [markdown]
 # ### Padding to a multiple of 8
 #
-# The motorcycle at 1/4 is 125 × 185 pixels. RAFT repeats the border until both sides fit, and cuts the flow afterwards. Where the new rows go is a matter of habit: the release puts half of them above and half below for Sintel, and all of them below for KITTI.
+# The motorcycle at 1/4 is 125 × 185 pixels. The border is repeated until both sides fit, and the flow is cut afterwards. The release puts half of the new rows above and half below for Sintel, and all of them below for KITTI. A loop first; from the four pixels below it makes three columns and one row more:
 
 
 # %%
@@ -826,6 +820,10 @@ def pad(
     returns   the larger image, and (left, right, top, bottom) in pixels, for `unpad`
 
     Raises TypeError for whole numbers, ValueError for another shape, mode or multiple.
+
+    >>> padded, padding = pad(torch.zeros(1, 3, 436, 1024))
+    >>> tuple(padded.shape), padding
+    ((1, 3, 440, 1024), (0, 0, 2, 2))
     """
     _check_image("image", image)
     if mode not in ("sintel", "kitti"):
@@ -845,7 +843,7 @@ for mode, expected in {"sintel": (1, 2, 1, 2), "kitti": (1, 2, 0, 3)}.items():
     assert tuple(padding) == expected, f"{mode}: left, right, top, bottom are {expected}"
     assert padded.shape == (1, 3, 16, 24), "both sides become multiples of 8"
     assert torch.equal(padded, pad_loop(odd, *expected)), "the border is repeated"
-assert pad(torch.rand(1, 1, 16, 8))[1] == (0, 0, 0, 0), "what fits is left as it is"
+assert tuple(pad(torch.rand(1, 1, 16, 8))[1]) == (0, 0, 0, 0), "what fits is left as it is"
 assert pad(odd, multiple=5)[0].shape == (1, 3, 15, 25), "multiples of 5"
 with shows_error(ValueError):
     pad(odd, "chairs")
@@ -878,18 +876,16 @@ for mode in ("sintel", "kitti"):
 
 # %% tags=["figure"]
 def draw_padding(image):
-    figure, axes = canvas(1, 2, 6.6, 2.5)
+    figure, axes = canvas(1, 2, 6.0, 2.3)
+    H, W = image.shape[-2:]
     for each, mode in zip(axes, ("sintel", "kitti"), strict=True):
         padded, (left, right, top, bottom) = pad(image, mode)
         each.imshow(to_picture(padded))
-        H, W = image.shape[-2:]
-        frame = Rectangle((left - 0.5, top - 0.5), W, H, fill=False, edgecolor=COLOURS["query"])
-        each.add_patch(frame)
-        each.set(
-            title=f"{mode}: {tuple(image.shape[-2:])} → {tuple(padded.shape[-2:])}\n"
-            f"padding p: left {left}, right {right}, top {top}, bottom {bottom}"
-        )
-        each.set(xlabel="x (px)", ylabel="y (px)")
+        corner = (left - 0.5, top - 0.5)
+        each.add_patch(Rectangle(corner, W, H, fill=False, edgecolor="white", linewidth=2))
+        sides = f"left {left}, right {right}, top {top}, bottom {bottom}"
+        each.set(title=f"{mode}: {H} × {W} pixels, padding p:\n{sides}")
+        each.set(xlabel="x (px)", ylabel="y (px)", yticks=(0, 5, 10, 15))
     return figure
 
 
@@ -901,14 +897,14 @@ show(
 )
 
 # %% [markdown]
-# Inside the frame are the pixels that were there; outside, the border's colours run on.
+# Inside the white frame are the pixels that were there; outside it the colours of the border go on.
 #
-# > **Where the code leaves the release.** There any mode but "sintel" means "kitti", so that a typing error pads without a word; here it is refused. The numbers of the Sintel leaderboard need the split padding (issue 21 of the repository).
+# > **Where the code leaves the release.** There any mode but "sintel" means "kitti", so a typing error pads in another way without a word; here it is refused. The numbers of the Sintel leaderboard also need the split padding (issue 21 of the repository).
 
 # %% [markdown]
 # ### A warm start for the next pair
 #
-# In a video the motion of one moment resembles that of the next: RAFT can begin with the flow of the pair before instead of with 0. But that flow is written on the pixels of the old image 1, and things have moved. Each arrow is therefore carried along itself to where its pixel is now, and each pixel takes the arrow that has landed nearest. Equation 8, pixel by pixel; an arrow that lands on or outside the picture's edge is lost, as in the release.
+# In a video the motion of one moment resembles that of the next, so RAFT can begin with the flow of the pair before instead of with 0. But that flow is written on the pixels of the old image 1, and things have moved. So each arrow is carried to its own end, where its pixel is now, and each pixel takes the arrow nearest to it. Equation 8, pixel by pixel; an arrow that lands outside, or on row 0 or column 0, is dropped as in the release.
 
 
 # %%
@@ -929,7 +925,7 @@ def forward_interpolate_loop(flow):
 
 
 # %% [markdown]
-# Each pixel looks through all arrows: $(HW)^2$ distances. A **k-d tree**, which cuts the plane into boxes, finds the nearest after a few comparisons; SciPy has one behind `NearestNDInterpolator`.
+# Here each pixel looks through all arrows: $(HW)^2$ distances. A **k-d tree**, which cuts the plane into boxes, finds the nearest after a few comparisons; SciPy's `NearestNDInterpolator` uses one.
 
 
 # %% tags=["promote", "exercise"]
@@ -963,10 +959,14 @@ def forward_interpolate(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H 
 
 
 # %% tags=["check"]
+labels = 2 + 0.01 * torch.arange(8.0).expand(1, 1, 5, 8)  # u of each column, all about 2 px
+shifted = forward_interpolate(torch.cat([labels, 0 * labels], dim=1))
+assert shifted.shape == (1, 2, 5, 8), "a flow of the same size"
+assert torch.equal(shifted[0, 0, :, 3:], labels[0, 0, :, 1:6]), "an arrow is found where it ends"
 winds = 3 * torch.randn(1, 2, 9, 12, generator=torch.Generator().manual_seed(0))
-carried = forward_interpolate(winds)
-assert carried.shape == winds.shape, "a flow of the same size"
-assert torch.equal(carried, forward_interpolate_loop(winds)), "differs from the loop"
+assert torch.equal(forward_interpolate(winds), forward_interpolate_loop(winds)), (
+    "differs from the loop: which arrows are kept, and which of them ends nearest?"
+)
 batch = torch.cat([winds, 0.5 * winds])
 for flow, start in zip(batch, forward_interpolate(batch), strict=True):
     assert torch.equal(start[None], forward_interpolate_loop(flow[None])), "each flow by itself"
@@ -983,15 +983,11 @@ assert forward_interpolate(away).abs().sum() == 0, "0 where no arrow stays in th
 
 # %% tags=["figure"]
 def draw_start(flow):
-    figure, axes = canvas(1, 2, 6.6, 2.4, sharey=True)
-    for each, values, title in zip(
-        axes,
-        (flow, forward_interpolate(flow)),
-        ("flow f of the last pair", "start g for the next"),
-        strict=True,
-    ):
-        each.imshow(values[0].norm(dim=0), cmap="gray_r", vmin=0, vmax=9)
-        draw_arrows(each, values, step=1, width=0.02)
+    figure, axes = canvas(1, 2, 6.0, 2.2, sharey=True)
+    pictures = {"flow f of the last pair": flow, "start g for the next": forward_interpolate(flow)}
+    for each, (title, arrows) in zip(axes, pictures.items(), strict=True):
+        each.imshow(arrows[0].norm(dim=0), cmap="gray_r", vmin=0, vmax=9)
+        draw_arrows(each, arrows, step=2)
         each.set(title=title, xlabel="x (px)")
     axes[0].set_ylabel("y (px)")
     return figure
@@ -1007,9 +1003,9 @@ show(
 )
 
 # %% [markdown]
-# The dark hill is a group of fast pixels; in the start it stands where the group has gone, steeper in front, where fast arrows have caught up with slow ones. Behind it the nearest arrows fill the gap.
+# The dark hill is a group of fast pixels. In the start it stands where the group has gone, steeper in front, where fast arrows have caught up with slow ones. Behind it the nearest arrows fill the gap.
 #
-# Where two arrows land on one pixel, as where the block of the second figure covers its background, the distance decides and not which of the two is in front. A start may be wrong in places, since RAFT goes on from there. The release warms up on Sintel only; that gains on its test films, and not clearly on its training films (issue 62).
+# Where two arrows land on one pixel, the nearer end decides, and not which of the two things is in front. So the block of the second figure, which keeps its shape, loses some of its 20 arrows to the background. A start may be wrong in places, since RAFT goes on from there. The release uses this **warm start** on Sintel only; it helps on the test films, and not clearly on the training films (issue 62).
 
 # %%
 carried = forward_interpolate(toy_forward)[0, 0]
@@ -1018,7 +1014,7 @@ print(f"arrows of the block: {(toy_forward[0, 0] > 0).sum()} before, {(carried >
 # %% [markdown]
 # ### A file for a field: `.flo`
 #
-# A flow is two numbers a pixel, and an image file with 256 levels cannot hold them. The Middlebury benchmark's format can: four bytes `PIEH`, which are also the number 202021.25 and so tell a reader with the wrong byte order; width and height; then $u$ and $v$ of each pixel in turn, row by row. Written by hand for one arrow:
+# A flow is two numbers a pixel, and an image file with 256 levels cannot hold them. The Middlebury benchmark's format can. First come four bytes, `PIEH`; read as a number they are 202021.25, and a program that takes bytes in the wrong order sees another number. Then come width and height, then $u$ and $v$ of each pixel in turn, row by row. Written by hand for one arrow:
 
 # %%
 by_hand = b"PIEH" + struct.pack("<2i", 1, 1) + struct.pack("<2f", 3.0, -0.5)
@@ -1026,7 +1022,7 @@ print(by_hand)
 assert struct.unpack("<f", by_hand[:4]) == (202021.25,)
 
 # %% [markdown]
-# For the library: a reader that believes nothing, and a writer that leaves a whole file or none. The writing goes to a temporary file beside the target, which then takes its name, so that a full disk or a stopped program leaves the old file as it was.
+# For the library: a reader that checks what the file announces, and a writer that leaves a whole file or none. `write_whole` writes to a temporary file beside the target, which then takes its name, so a full disk or a stopped program leaves the old file as it was.
 
 
 # %% tags=["promote"]
@@ -1093,23 +1089,12 @@ write_flo(folder / "motorcycle.flo", estimate)
 assert torch.equal(read_flo(folder / "motorcycle.flo"), estimate), "reading gives back every number"
 
 # %% [markdown]
-# > **Where the code leaves the release.** Its reader turns an array of one number into an `int`, which NumPy had deprecated and from 2.4 on refuses: the released evaluation stops with a TypeError on a new installation. Its reader also returns `None` after a wrong mark, and does not notice a file that is cut off. Below is what this machine's NumPy says.
-
-# %%
-import warnings
-
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    try:
-        int(np.array([1024], dtype=np.int32))
-        print(np.__version__, "warns:", caught[0].message)
-    except TypeError as error:
-        print(np.__version__, "refuses:", error)
+# > **Where the code leaves the release.** Its reader turns an array of one number into an `int`. NumPy had deprecated that and refuses it from version 2.4 on, so the released evaluation stops with a TypeError on a new installation. The reader also returns `None` after a wrong mark, and does not notice a file that is cut off.
 
 # %% [markdown]
 # ### A flow inside a PNG: KITTI
 #
-# KITTI packs a flow into a picture of 16 bits a channel: red holds $u$, green $v$, both as the number $a$ of equation 9, and blue says whether the pixel is valid. The steps are 1/64 pixel, the range is −512 to 512. A few values of $u$, there and back:
+# KITTI packs a flow into a picture of 16 bits a channel: red holds $u$ and green $v$, each as the number $a$ of equation 9, and blue says whether the pixel is valid. The steps are 1/64 pixel, the range is −512 to 512. A few values of $u$, there and back:
 
 
 # %%
@@ -1147,7 +1132,7 @@ def write_kitti_flow(
     vectors = torch.stack([u, v]).where(valid, 0)
     if not ((vectors >= -512) & (vectors < 512)).all():
         raise ValueError("flow has a valid number outside [−512, 512); KITTI's files hold no other")
-    # In float32, as the release computes it: a number just below a step may round up to it.
+    # In float32 a number that lies right below a step may round up to it.
     stored = (64 * vectors + 2**15).clamp(max=2**16 - 1).where(valid, 0)
     channels = torch.cat([stored, valid[None].float()]).numpy().astype(np.uint16)
     height, width = u.shape
@@ -1205,41 +1190,34 @@ def draw_cut():
     u = torch.linspace(-2 / 64, 2 / 64, 201)
     write_kitti_flow(folder / "steps.png", torch.stack([u, u])[:, None])
     back = read_kitti_flow(folder / "steps.png")[0][0, 0, 0]
-    figure, (steps, loss) = canvas(1, 2, 6.6, 2.5)
-    steps.plot(u, 64 * back, drawstyle="steps-mid", color=COLOURS["flow"])
-    steps.set(
-        xlabel="u (px)", ylabel="stored a − 2¹⁵", yticks=range(-2, 3), xticks=(-0.03, 0, 0.03)
-    )
-    loss.plot(u, 64 * (u - back), ".", markersize=3, color=COLOURS["flow"])
-    loss.set(
-        xlabel="u (px)",
-        ylabel="u − what is read (1/64 px)",
-        yticks=(0, 0.5, 1),
-        xticks=(-0.03, 0, 0.03),
-    )
+    figure, axes = canvas(1, 1, 3.6, 2.3)
+    axes.plot(u, 64 * u, ":", color="black", label="64 u")
+    axes.plot(u, 64 * back, drawstyle="steps-mid", color=COLOURS["flow"], label="stored a − 2¹⁵")
+    axes.set(xlabel="u (px)", ylabel="steps of 1/64 px", yticks=range(-2, 3))
+    axes.legend()
     return figure
 
 
 show(
     draw_cut(),
-    alt="A staircase of stored numbers against u, and the loss, a saw between 0 and 1/64 of a pixel",
+    alt="A dotted line of 64 u against u, and the staircase of stored numbers, nowhere above it",
 )
 
 # %% [markdown]
-# But for a rounding of float32 the loss is never negative: a file in this format is on average half a step, 1/128 pixel, further to the left and up than what was written into it. For an error measured in whole pixels that does not matter; for averaging many files it does.
+# The staircase does not rise above the line: writing cuts off instead of rounding. So what is read is on average half a step, 1/128 pixel, further to the left and up than what was written. That does not matter for an error measured in whole pixels; it does for the mean of many files.
 #
-# Two habits of the release are worth knowing. Its writer marks every pixel as valid. And it writes through OpenCV, which keeps channels in the order blue, green, red, so its code turns the array round: red is the first channel in the file, and the last in the program.
+# Two habits of the release are worth knowing. Its writer marks every pixel as valid. And it writes through OpenCV, which keeps channels in the order blue, green, red. Its code therefore turns the array round: red is the first channel in the file, and the last in the program.
 
 # %% [markdown]
 # ### Estimates without learning
 #
-# What must a learned method beat? Three baselines, from nothing to good:
+# What must a learned method beat? Three baselines:
 #
 # - **zero**: nothing moves. Its end-point error is the mean length of the true flow, so it says how hard a data set is.
-# - **TV-L1** (Zach, Pock and Bischof 2007) looks for the flow with the least energy: the sum of all differences $d$ of equation 4, which pulls towards matching colours, plus the sum of all jumps between neighbouring arrows, its **total variation**, which pulls towards a smooth field with few sharp borders. Lesson 1 of this chapter builds an older relative.
-# - **iLK**, iterative Lucas–Kanade (Le Besnerais and Champagnat 2005): all pixels of a small window share one arrow, the one that makes the windows most alike, found by least squares and improved by warping and solving again.
+# - **TV-L1** (Zach, Pock and Bischof 2007) looks for the flow of least energy, as in [lesson 1](1_paper.ipynb), with sums of lengths in place of sums of squares: of the differences of brightness, and of the jumps between neighbouring arrows, the **total variation** of the flow. A large jump then costs no more than small ones that add up to it, so the field may have sharp borders.
+# - **iLK**, iterative Lucas–Kanade (Le Besnerais and Champagnat 2005): all pixels of a small window share one arrow, the one that makes the windows most alike. It is found by least squares, then again after warping.
 #
-# Both work from coarse images to fine ones, on grey values, and come with scikit-image. It returns the part along rows first: $(v, u)$.
+# Both work from coarse images to fine ones, on grey values, and come with scikit-image, which returns the part along rows first: $(v, u)$.
 
 
 # %% tags=["promote"]
@@ -1305,7 +1283,7 @@ for method in ("zero", "tv-l1", "ilk"):
 #
 # ### Three baselines on the motorcycle
 #
-# At a quarter and at half of its size. The same scene, twice as many pixels a side, so every arrow is twice as long.
+# At a quarter and at half of its size. Half has twice as many pixels a side as a quarter, so every arrow is twice as long.
 
 # %%
 METHODS = ("zero", "tv-l1", "ilk")
@@ -1333,30 +1311,29 @@ for method in METHODS:
     print(f"{method:>5}: E grows by {E['1/2', method] / E['1/4', method]:.2f} at twice the size")
 
 # %% [markdown]
-# The order is the same in every column. Doubling the size about doubles the error in pixels of all three: an end-point error means nothing without the size of the image. Compare it only on the same images at the same size.
+# Every measure gives the same order. At twice the size the error of all three is about twice as large: an end-point error means nothing without the size of the image. Compare it only on the same images at the same size.
 
 
 # %% tags=["figure"]
 def draw_baselines(size):
     first, _, target, known = scenes[size]
-    figure, axes = canvas(2, 4, 7.6, 3.4)
+    figure, axes = canvas(2, 4, 7.6, 3.2)
     longest = target.norm(dim=1).max().item()
     axes[0, 0].imshow(to_picture(torch.where(known, flow_to_image(target, longest), 255)))
     axes[0, 0].set_title("true flow f*")
+    axes[0, 0].set(xlabel=f"x ({first.shape[3]} px)", ylabel=f"y ({first.shape[2]} px)")
     axes[1, 0].imshow(to_picture(flow_wheel()))
     axes[1, 0].set_title(f"key, rim: {longest:.0f} px")
-    for column, method in enumerate(METHODS, start=1):
+    for (above, below), method in zip(axes.T[1:], METHODS, strict=True):
         flow = flows[size, method]
-        axes[0, column].imshow(to_picture(flow_to_image(flow, longest)))
-        axes[0, column].set_title(f"flow f: {method}")
-        errors = judged(end_point_errors(flow, target), target, known)
-        axes[1, column].imshow(to_picture(errors), **grey)
+        above.imshow(to_picture(flow_to_image(flow, longest)))
+        above.set_title(f"flow f: {method}")
+        below.imshow(to_picture(judged(end_point_errors(flow, target), target, known)), **grey)
         rate = outlier_rate(flow, target, known)
-        axes[1, column].set_title(f"mean E = {E[size, method]:.1f} px\nrate F = {rate:.0%}")
+        below.set_title(f"mean E = {E[size, method]:.1f} px\nrate F = {rate:.0%}")
     for each in axes.flat:
         each.set(xticks=[], yticks=[])
-    for each in (axes[0, 0], *axes[1, 1:]):
-        each.set(xlabel=f"x ({first.shape[3]} px)", ylabel=f"y ({first.shape[2]} px)")
+        each.spines[:].set_visible(True)
     axes[1, 0].set_axis_off()
     return figure
 
@@ -1368,11 +1345,11 @@ show(
 )
 
 # %% [markdown]
-# Dark pixels are outliers, light ones are right, the grey between has no truth. Zero flow is wrong everywhere. TV-L1 misses the front wheel and much of the floor. iLK finds them, and is wrong in a band around the motorcycle: a window that lies across a border sees two motions and has one arrow. The left border is wrong for both, since what is there has left the right camera's view.
+# Below, outliers are black, and grey has no truth. Zero flow is an outlier nearly everywhere. TV-L1 misses the front wheel and much of the floor. iLK finds them, and is wrong in a band around the motorcycle: a window across a border holds two motions and has one arrow. Both are wrong at the left border, where things lie that the right photograph does not show.
 #
 # ### Where is it wrong? Asked without the truth
 #
-# Estimate the flow back, from image 2 to image 1, with the same method, and mark where the round trip fails. Does the mark find the errors?
+# Estimate the flow back, from image 2 to image 1, with the same method, and mark where the round trip fails. Are the errors where the marks are?
 
 # %%
 first, second, target, known = scenes["1/2"]
@@ -1387,41 +1364,35 @@ for name, mask in {"marked as occluded": marked, "not marked": ~marked}.items():
 
 bad = (errors > 3) & known
 print(f"of all pixels wrong by over 3 px, {(bad & marked).sum() / bad.sum():.0%} are marked")
-ratio = end_point_error(forward, target, known & marked) / end_point_error(
-    forward, target, known & ~marked
-)
-assert ratio > 3
+in_marks, elsewhere = (end_point_error(forward, target, known & m) for m in (marked, ~marked))
+assert in_marks > 3 * elsewhere
 
 
 # %%
 def draw_marks():
-    figure, axes = canvas(1, 3, 7.4, 2.1)
-    flow_back = flow_to_image(warp(backward, flow_grid(forward)), max_norm=33)
-    axes[0].imshow(to_picture(flow_back))
-    axes[0].set_title("backward flow, carried to image 1")
-    axes[1].imshow(to_picture(torch.where(marked, 0.0, 255.0)), **grey)
-    axes[1].set_title("marked by the round trip")
-    axes[2].imshow(
-        to_picture(torch.where(known, torch.where(errors > 3, 0.0, 255.0), 160.0)), **grey
-    )
-    axes[2].set_title("error over 3 px (grey: unknown)")
+    figure, axes = canvas(1, 2, 5.4, 2.1)
+    wrong = torch.where(known, torch.where(errors > 3, 0.0, 255.0), 160.0)
+    axes[0].imshow(to_picture(torch.where(marked, 0.0, 255.0)), **grey)
+    axes[0].set_title("marked by the round trip")
+    axes[1].imshow(to_picture(wrong), **grey)
+    axes[1].set_title("error over 3 px (grey: unknown)")
     bare(axes[None])
     return figure
 
 
 show(
     draw_marks(),
-    alt="The backward flow in colours opposite to the forward ones, the pixels marked by the round "
-    "trip, and the pixels that are wrong by over 3 pixels: much the same places",
+    alt="The pixels that the round trip marks, and the pixels that are wrong by over 3 pixels: both "
+    "lie along the motorcycle and at the left border, the marks cover about half",
     photo=True,
 )
 
 # %% [markdown]
-# The backward flow has the opposite colours, as it should. Marked pixels are several times as wrong as the others, so the round trip is a usable warning where no truth exists. It is no more than that: it misses the pixels where both flows are wrong alike, and it marks some that are right, whose partners were estimated badly.
+# Marked pixels are several times as wrong as the others, so the round trip is a usable warning where no truth exists. It is no more: it misses pixels where both flows are wrong in the same way, and it marks right ones whose partners were estimated badly.
 #
 # ### Your own flow, in a file and as a picture
 #
-# `fourfold flow` writes with these two lines: a `.flo` file for programs, and colours for people. Reading the file gives the same numbers.
+# The command `fourfold flow` ([lesson 6](6_raft.ipynb)) leaves a `.flo` file for programs and colours for people. The file gives the same numbers back:
 
 # %%
 write_flo(folder / "half.flo", forward)
@@ -1463,7 +1434,7 @@ print((folder / "half.flo").stat().st_size, "bytes; the picture has shape", pict
 #
 # </details>
 #
-# **Find the bug.** A flow was estimated on images of half the size. It is brought to full size by interpolation, and looks right in colours. Its error is that of a bad method. What is missing?
+# **Find the bug.** A flow was estimated on images of half the size and brought to full size by interpolation. It looks right in colours, and its error is large. What is missing?
 
 # %%
 half = flows["1/4", "ilk"]
@@ -1488,7 +1459,7 @@ print(f"multiplied by 2: E = {end_point_error(2 * large, target, known):.2f} px"
 assert torch.equal(flow_to_image(2 * large, 66), flow_to_image(large, 33))
 
 # %% [markdown]
-# **Predict.** A method returns (0.5, 0.5) where nothing moves, everywhere. What are its $E$, its $S_1$ and its $F$? And if it returns (3, 4) on one pixel in a hundred and is exact elsewhere?
+# **Predict.** Nothing moves. One method returns (0.5, 0.5) everywhere; another returns (3, 4) on one pixel in a hundred and is exact elsewhere. What are $E$, $S_1$ and $F$ of each?
 #
 # <details><summary>Hint</summary>
 #
@@ -1498,7 +1469,7 @@ assert torch.equal(flow_to_image(2 * large, 66), flow_to_image(large, 33))
 #
 # <details><summary>Answer</summary>
 #
-# See the cell below: the first method has the larger $E$ and a perfect $S_1$ and $F$; the second a fourteenth of that $E$, and 1 % of outliers. Which is better depends on what the flow is for. The word "better" needs its measure beside it.
+# The cell below computes them. The first method has the larger $E$, and $S_1$ and $F$ cannot be better; the second has a small $E$, and outliers. Which one is better depends on what the flow is for.
 #
 # </details>
 
@@ -1506,15 +1477,12 @@ assert torch.equal(flow_to_image(2 * large, 66), flow_to_image(large, 33))
 still = torch.zeros(1, 2, 10, 10)
 slightly, rarely = still + 0.5, still.clone()
 rarely[0, :, 3, 3] = torch.tensor([3.0, 4.0])
-for name, flow in {
-    "slightly wrong everywhere": slightly,
-    "very wrong at one pixel": rarely,
-}.items():
+for name, flow in {"slightly, everywhere": slightly, "very, at one pixel": rarely}.items():
     E_flow, S_1 = end_point_error(flow, still), share_within(flow, still, 1)
     print(f"{name}: E = {E_flow:.3f} px, S_1 = {S_1:.0%}, F = {outlier_rate(flow, still):.0%}")
 
 # %% [markdown]
-# **Vary.** Equation 6 has two constants. Raise 0.5 to 8 and lower it to 0.05 in a copy of `occluded`: which share of the motorcycle is marked, and how many of the errors over 3 pixels among it?
+# **Vary.** In a copy of `occluded`, raise the 0.5 of equation 6 to 8 and lower it to 0.05. What share of the errors over 3 pixels is marked, and what share of the good pixels?
 #
 # <details><summary>Hint</summary>
 #
@@ -1524,7 +1492,7 @@ for name, flow in {
 #
 # <details><summary>Answer</summary>
 #
-# The next cell: a strict rule marks more pixels and finds more of the errors, at the price of marking more good ones. No constant finds all errors and nothing else, since a flow can be wrong both ways alike.
+# A strict rule (a small constant) finds more of the errors, at the price of marking more good pixels. No constant finds all errors and nothing else, since both flows can be wrong in the same way.
 #
 # </details>
 
@@ -1533,34 +1501,28 @@ back = warp(backward, flow_grid(forward))
 lengths = forward.square().sum(dim=1) + back.square().sum(dim=1)
 for slack in (0.05, 0.5, 8):
     mark = ~(round_trip_errors(forward, backward).square() <= 0.01 * lengths + slack)
-    found_share, good_share = (
-        (bad & mark).sum() / bad.sum(),
-        (mark & known & ~bad).sum() / (known & ~bad).sum(),
-    )
-    print(
-        f"slack {slack:4}: finds {found_share:.0%} of the errors, marks {good_share:.0%} of the good pixels"
-    )
+    found_share = (bad & mark).sum() / bad.sum()
+    good_share = (mark & known & ~bad).sum() / (known & ~bad).sum()
+    print(f"{slack:4}: marks {found_share:.0%} of the errors, {good_share:.0%} of the good pixels")
 
 # %% [markdown]
 # ## What breaks
 #
 # ### A good-looking warp of a wrong flow
 #
-# Equation 4 was a test without truth. How far can it be trusted? Count the pixels that are wrong by over 3 pixels, and whose colour after warping differs by less than 5 grey levels all the same:
+# How far can the difference $d$ of equation 4 be trusted? Of the pixels that are wrong by over 3 pixels, this share has a colour after warping that differs by less than 5 grey levels:
 
 # %%
 difference = photometric_errors(first, second, forward)
 fooled = bad & (difference < 5)
-print(
-    f"{fooled.sum() / bad.sum():.0%} of the pixels wrong by over 3 px look right to 5 grey levels"
-)
+print(f"{fooled.sum() / bad.sum():.0%} of the wrong pixels look right")
 
 # %% [markdown]
-# On a plain wall every arrow leads to the same grey. A small difference is what a right flow must have, and what many wrong ones have as well. This is the problem of surfaces without texture (无纹理表面), and the reason why every method adds something that makes neighbours agree.
+# On a plain wall every arrow leads to the same grey. A right flow has a small difference, and many wrong ones have one too. This is the problem of surfaces without texture (无纹理表面); it is why both classical methods make neighbouring arrows agree.
 #
 # ### Two parts that change places
 #
-# scikit-image returns $(v, u)$, an array of images is indexed [y, x], OpenCV's sizes are (width, height). Swap the two parts once, and nothing complains:
+# scikit-image returns $(v, u)$, an array is indexed [y, x], OpenCV's sizes are (width, height). Swap the two parts once, and nothing complains:
 
 # %%
 print(f"E = {end_point_error(forward.flip(1), target, known):.1f} px, ", end="")
@@ -1570,7 +1532,7 @@ assert end_point_error(forward.flip(1), target, known) > E["1/2", "zero"]
 # %% [markdown]
 # ### The mean over nothing
 #
-# PyTorch's mean of no numbers is NaN, without an error. One image whose mask is empty then makes the mean of a whole data set NaN, or, in training, the loss and after it every weight. Users of the release report NaN metrics on data of their own (issues 100 and 114 of its repository), and an empty mask is one way to get there.
+# PyTorch's mean of no numbers is NaN, without an error. One image with an empty mask then makes the mean over a whole data set NaN. Users of the release report NaN metrics on data of their own (issues 100 and 114 of its repository), and an empty mask is one way to get there.
 
 # %%
 nothing = torch.zeros_like(valid)
@@ -1581,7 +1543,7 @@ with shows_error(ValueError):
 # %% [markdown]
 # ### Out of KITTI's range
 #
-# A cast to 16 bits wraps around without a word. This is what an arrow of 600 pixels becomes in the release's writer, and what ours says:
+# A cast to 16 bits usually wraps around without a word. This is what becomes of an arrow of 600 pixels then, and what our writer says:
 
 # %%
 wrapped = np.array([64 * 600.0 + 2**15]).astype(np.int64).astype(np.uint16).item()
@@ -1617,8 +1579,8 @@ with shows_error(ValueError):
 # %% [markdown]
 # ## Recap
 #
-# - A flow is two numbers a pixel, right and down, from image 1 to image 2; image 2 read where it points looks like image 1, if it is right.
-# - Its quality is a distance between arrows' ends: a mean $E$, shares $S_n$, an outlier rate $F$, over valid pixels only, at a stated size.
-# - Without a truth, the way there and back marks what is hidden or wrong; `.flo` keeps every number, KITTI's PNG keeps steps of 1/64.
+# - A flow is two numbers a pixel, right and down, from image 1 to image 2. If it is right, image 2 read where it points looks like image 1.
+# - Its quality is measured by distances between arrows' ends: a mean $E$, shares $S_n$ and an outlier rate $F$, over valid pixels only, at a stated size.
+# - Without a truth, the way there and back marks much of what is hidden or wrong. A `.flo` file keeps every number, KITTI's PNG keeps steps of 1/64.
 #
 # The line goes on in [Encoders](3_encoders.ipynb), where RAFT describes each pixel so that it can be found again, and in [Experiments](8_experiments.ipynb), where these baselines and these numbers meet the trained model.

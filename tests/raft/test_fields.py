@@ -240,6 +240,21 @@ def test_the_right_flow_explains_the_images():
     assert photometric_errors(image1, image2, -flow)[0, 10, 12] > 1
 
 
+@given(st.integers(0, 100))
+def test_a_difference_is_nan_exactly_where_the_flow_leaves(seed):
+    image = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(seed))
+    flow = 3 * smooth_flow(seed, (7, 9))
+    x, y = (pixel_grid(7, 9) + flow[0].permute(1, 2, 0)).unbind(-1)
+    lands = (x >= 0) & (x <= 8) & (y >= 0) & (y <= 6)
+    assert torch.equal(photometric_errors(image, image, flow)[0].isfinite(), lands)
+
+
+def test_images_of_whole_numbers_are_refused(without_shape_checks):
+    image, flow = torch.zeros(1, 3, 4, 5), torch.zeros(1, 2, 4, 5)
+    with pytest.raises(TypeError, match=r"^image2 has dtype torch.uint8"):
+        photometric_errors(image, image.byte(), flow)
+
+
 def test_channels_are_averaged():
     image = torch.zeros(1, 3, 2, 2)
     other = torch.tensor([3.0, 0.0, -9.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
