@@ -271,7 +271,7 @@ print(learned, f"update block: {learned['update_block'] / sum(learned.values()):
 # | $I_1$ | first image | (B, 3, H, W), in [0, 255] | `image1` | image 1 |
 # | $I_2$ | second image | (B, 3, H, W), in [0, 255] | `image2` | image 2 |
 # | $F$ | features of an image | (B, D, H/8, W/8) | `features1` | features F |
-# | $C$ | correlation pyramid of all pairs | level l: (B·HW/64, H/8·2ˡ, W/8·2ˡ) | `correlation` | correlation C |
+# | $C$ | correlation pyramid of all pairs | level l: (B·HW/64, H/(8·2ˡ), W/(8·2ˡ)) | `correlation` | correlation C |
 # | $L$ | levels of the pyramid | whole number | `levels` | levels L |
 # | $r$ | radius of the windows read | whole number, coarse px | `radius` | radius r |
 # | $h$ | state of the gated unit | (B, 128 or 96, H/8, W/8) | `h` | state h |
@@ -424,7 +424,7 @@ for iterations in (1, 2, 4, 8):
     print(f"{iterations} iterations: detached {norms[0]:.4f}, attached {norms[1]:.4f}")
 
 # %% [markdown]
-# At one iteration the two agree, since the first flow is a constant. From then on, the detached gradient comes through the last change alone, and the attached one through all changes and positions before it as well. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a gradient of its own; [lesson 8](8_experiments.ipynb) also trains without the cut.
+# At one iteration the two agree, since the first flow is a constant. From then on, the detached gradient comes through the last change and the states behind it; the attached one comes through all earlier changes and positions as well. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a gradient of its own; [lesson 8](8_experiments.ipynb) also trains without the cut.
 #
 # ### The sizes of two models
 #
@@ -541,7 +541,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 # %% [markdown]
 # ### The model
 #
-# On one page: the parts, what is made once for a pair (`prepare`), and the loop, called in two ways. `forward` is for training: it returns the flow of every iteration. `estimate` is for use: one pair or a batch, of any size, last flow only. It repeats the border until the sides are multiples of 8 and cuts the result back. `from_official` makes a model from published weights; the two functions that it calls come further down.
+# The parts, what is made once for a pair (`prepare`), and the loop, called in two ways. `forward` is for training: it returns the flow of every iteration. `estimate` is for use: one pair or a batch, of any size, last flow only. It repeats the border until the sides are multiples of 8 and cuts the result back. `from_official` makes a model from published weights; the two functions that it calls come further down.
 
 
 # %% tags=["promote"]
@@ -989,7 +989,7 @@ def draw_memory():
     sizes = [volume_bytes(h, h * 16 // 9) / 2**30 for h in heights]
     axes.loglog(heights, sizes, color=COLOURS["flow"])
     for name, (height, width) in {
-        "Sintel, 1024 × 436": (436, 1024),
+        "Sintel": (436, 1024),
         "full HD": (1080, 1920),
         "4K": (2160, 3840),
     }.items():
@@ -1063,7 +1063,7 @@ show(
 )
 
 # %% [markdown]
-# Below each flow, dark is where it is wrong (black: 6 px or more; white also where no truth is known). The first iteration finds most of the motion, blurred; the next ones sharpen the motorcycle's outline, and what error remains gathers at edges. Then the flow changes little. Whether the error stays there or creeps up again is up to the weights: training asks for a good flow after some number of iterations, and nothing beyond. Compare with published weights, if you are online: `load_raft("raft_small_C_T_V2")`.
+# Below each flow, dark is where it is wrong (black: 6 px or more; white also where no truth is known). The first iteration finds most of the motion, blurred; the next ones sharpen the motorcycle's outline. Then the flow changes little; look where the error remains, at edges of motion and at the border of the picture. Whether the error stays there or creeps up again is up to the weights: training asks for a good flow after some number of iterations, and nothing beyond. Compare with published weights, if you are online: `load_raft("raft_small_C_T_V2")`.
 #
 # ### Three frames, and a warm start
 #
@@ -1111,7 +1111,7 @@ for n in (1, 2, 4, 8):
 #
 # ### Two photographs of your own
 #
-# Write the paths of two photographs of one size, taken one after the other or a small step apart; `None` takes the frames above. `height` averages large photographs down: the course's model learned from small motions, and memory grows fast.
+# Write the paths of two photographs of one size, taken one after the other or a small step apart; `None` takes the frames above. `height` averages large photographs down: a model that learned from short motions misses long ones, and memory grows fast.
 
 # %%
 path1 = None  # such as "photos/first.jpg"
