@@ -6,6 +6,7 @@
 #     minutes: 55
 #     needs:
 #     - 6_bilinear_sampling/3_window
+#     - 4_raft/4_correlation
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -17,36 +18,31 @@
 #
 # **After this lesson you can** write the step that RAFT repeats: what it reads, what it keeps, how far it moves the flow, and how the coarse flow becomes a full-size one.
 #
-# *Before this:* [Windows: one fraction for a whole neighbourhood](../6_bilinear_sampling/3_window.ipynb) (`3_window`). *Time:* 55 minutes, and 55 for the blanks.
+# *Before this:* [Windows](../6_bilinear_sampling/3_window.ipynb) (`3_window`) and the [correlation](4_correlation.ipynb) (`4_correlation`). *Time:* 55 minutes, and 55 for the blanks.
 
 # %% [markdown]
 # ## Words
 #
-# Classical methods find flow by **descent**: an energy says how bad a field is, and each step moves the field a little way down its slope. RAFT keeps the shape of that loop and learns the step. One **flow** field $f$ (光流) starts at zero. In each iteration RAFT looks up the **correlations** $c$ around the places where $f$ points, turns both into **motion features** $m$, lets them change a **hidden state** $h$ (隐状态), its memory, and reads a **change** $\Delta f$ off that state. The same weights serve every iteration. The paper says so in section 3.3: the update operator (更新算子) is built to behave like the steps of a first-order optimiser, so its weights are tied, and its activations bounded, which helps the sequence to settle.
+# Classical methods find flow by **descent**: an energy says how bad a field is, and each step moves the field a little way down its slope. RAFT keeps the shape of that loop and learns the step. One **flow** field $f$ (光流) starts at zero. In each iteration RAFT looks up the **correlations** $c$ around the places where $f$ points, turns correlations and flow into **motion features** $m$, lets these change a **hidden state** $h$ (隐状态), its memory, and reads a **change** $\Delta f$ of the flow off that state. The paper (section 3.3) builds this **update operator** (更新算子) after the steps of an optimiser: all iterations use the same weights, and the activations are bounded, both to help the sequence of flows settle.
 #
-# The memory is a **gated recurrent unit** (GRU, 门控循环单元) whose matrices are convolutions. It also reads the **context** $x$, features of the first image alone, which say where objects end. At the end, **convex upsampling** makes each vector of the full-size flow a weighted mean of nine coarse ones, with weights that the network chooses, so that an edge of motion can stay an edge.
+# The memory is a **gated recurrent unit** (GRU, 门控循环单元) whose matrices are convolutions. It also reads the **context** $x$, features of the first image alone, which can tell where objects end. At the end, **convex upsampling** makes each vector of the full-size flow a weighted mean of nine coarse ones, with weights that the network chooses, so that an edge of motion can stay an edge.
 #
 # ### Why one field, and why a light step
 #
-# Networks before RAFT went from coarse to fine: flow at 1/64 of the size, then a refinement with weights of its own at 1/32, and so on, each stage warping the second image by the flow so far. The paper names three weaknesses of such a cascade (级联): an error of a coarse stage is hard to recover from, a small object that moves fast is easily missed, and training many stages takes very many iterations. How small is small? An object 16 pixels wide, seen at each size:
-
-# %%
-for shrink in (64, 32, 16, 8):
-    print(f"at 1/{shrink}: {(16 / shrink) ** 2:.2f} pixels")
-
-# %% [markdown]
-# At 1/64 the object is a sixteenth of one pixel, and its motion drowns in that of its surroundings. RAFT works at 1/8 from the first iteration to the last, where the object has four pixels, and finds large motions through the coarse levels of the correlation pyramid instead: the field stays fine, only the look-up is coarse. That fixed resolution, with no warping and one set of weights, makes the step light enough to repeat; the paper repeats it more than 100 times without divergence. These are points 1 to 3 of what the notes call new: one field at one resolution, a light step, a convolutional GRU fed by look-ups.
+# Most networks before RAFT went from coarse to fine: a flow at, say, 1/64 of the size, then a refinement with weights of its own at 1/32, and so on; each stage warps the second image, or its features, by the flow so far. The paper names three weaknesses of such a cascade (级联): an error of a coarse stage is hard to recover from, a small object that moves fast is easily missed, and training many stages takes very many iterations.
+#
+# How small is small? At 1/64 an object of 16 × 16 pixels covers $(16/64)^2 = 1/16$ of one pixel, and its motion drowns in that of its surroundings. At 1/8 it covers $(16/8)^2 = 4$ pixels. RAFT works at 1/8 from the first iteration to the last. It finds large motions through the coarse levels of the correlation pyramid: the look-up is coarse, the field stays fine. Without warping, and with one set of weights, the step is light; the paper repeats it more than 100 times without divergence. These are the three things that the notes call new: one field at one resolution, a light step, and a convolutional GRU fed by look-ups.
 
 # %% [markdown]
 # ## Figure
 #
 # ### One iteration of a real pair
 #
-# The pair is the motorcycle at a quarter of its size, 185 × 125 pixels; the weights are the course's own RAFT-small. First what is computed once: the correlation volume, the first state and the context. One convolutional network, the context encoder, makes both from the first image: its channels are split in two, the first part goes through tanh and becomes the state, the second through a ReLU and becomes the context.
+# The pair is the motorcycle at a quarter of its size, padded to multiples of 8; the weights are the course's own RAFT-small. First what is computed once: the correlation volume, the first state and the context. One network, the context encoder, makes the last two from the first image: its channels are split, the first part goes through tanh and becomes the state, the second through a ReLU and becomes the context.
 
 # %%
-import math
-import time
+import timeit
+from copy import deepcopy
 from itertools import pairwise, product
 from types import SimpleNamespace
 
@@ -62,6 +58,7 @@ from fourfold.kit.checkpoints import load_tensors
 from fourfold.kit.data import data_path
 from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, flow_to_image, show, to_picture
 from fourfold.kit.images import credit, stereo_pair
+from fourfold.kit.notebook import shows_error
 from fourfold.raft.correlation import CorrelationVolume
 from fourfold.raft.fields import pad
 from fourfold.raft.raft import RAFT
@@ -75,7 +72,10 @@ volume = CorrelationVolume(*map(model.fnet, images), model.levels, model.radius)
 first, context = model.cnet(images[0]).split([model.hidden, model.context], dim=1)
 first, context = first.tanh(), context.relu()
 assert first.abs().max() <= 1 and context.min() == 0
-print("state", tuple(first.shape), "context", tuple(context.shape))
+
+
+# %% [markdown]
+# Then the iterations. This loop runs the finished block part by part, so that every tensor can be kept and drawn; the section *Code* builds the parts.
 
 
 # %%
@@ -90,9 +90,8 @@ def trace(update, iterations):
         z, r, q = update.gru.gates(h, m, share)
         new = update.gru(h, m, share)
         change = update.flow_head(new)
-        kept.append(
-            SimpleNamespace(c=c, f=f, m=m, h=h, z=z, r=r, q=q, new=new, change=change, s=share)
-        )
+        names = {"c": c, "f": f, "m": m, "s": share, "h": h, "z": z, "r": r, "q": q}
+        kept.append(SimpleNamespace(**names, new=new, change=change))
         h, f = new, f + change
     return kept
 
@@ -100,36 +99,26 @@ def trace(update, iterations):
 steps = trace(model.update_block, 100)
 
 
-# %% [markdown]
-# Each map has many channels, and a picture shows one: the channel that varies most. Flow is drawn in the colours of the wheel of chapter 6: the hue is the direction, the strength the length.
-
-
 # %%
-def thumbnail(values, largest=2.5):
-    """A picture of a flow, or of the channel of a map that varies most."""
-    if values.shape[1] == 2:
-        return to_picture(flow_to_image(values, max_norm=largest))
-    channel = values[0, values[0].flatten(1).std(dim=1).argmax()]
-    low, high = channel.min(), channel.max()
-    return to_picture(255 * (channel - low)[None] / (high - low).clamp(min=1e-6))
-
-
-def place(axes, values, name, x, y, width=10.5):
-    """Draw a map with its name and its measured shape above it."""
+def draw_map(axes, values, name, x, y, longest=None, width=10.5):
+    """A flow, or the channel of a map that varies most, its name and measured shape above it."""
     height = width * values.shape[2] / values.shape[3]
-    axes.imshow(thumbnail(values), extent=(x, x + width, y + height, y), cmap="gray")
+    if values.shape[1] == 2:
+        picture = to_picture(flow_to_image(values, longest))
+    else:
+        picture = values[0, values[0].flatten(1).std(dim=1).argmax()]
+    axes.imshow(picture, extent=(x, x + width, y + height, y), cmap="gray")
     shape = " × ".join(map(str, values.shape[1:]))
-    axes.text(x + width / 2, y - 0.6, f"{name}\n{shape}", ha="center", va="bottom", size=8)
+    axes.text(x + width / 2, y - 0.5, f"{name}\n{shape}", ha="center", va="bottom", size=8)
 
 
-# %%
-def module_box(axes, name, x, y, width, height):
+def draw_box(axes, name, x, y, width, height):
     style = {"boxstyle": "round,pad=0,rounding_size=1", "facecolor": "0.92", "edgecolor": "0.4"}
     axes.add_patch(FancyBboxPatch((x, y), width, height, **style))
     axes.text(x + width / 2, y + height / 2, name, ha="center", va="center", size=8)
 
 
-def arrow(axes, path, colour="0.25"):
+def draw_arrow(axes, path, colour="0.25"):
     """A line through the points of a path, with a head at its end."""
     for a, b in pairwise(path[:-1]):
         axes.plot(*zip(a, b, strict=True), color=colour, linewidth=1)
@@ -139,44 +128,48 @@ def arrow(axes, path, colour="0.25"):
 
 # %% tags=["figure"]
 def draw_iteration(step):
-    figure, axes = canvas(1, 1, 7.4, 4.1)
-    for name, values, x, y in (
-        ("correlations c", step.c, 0, 12),
-        ("flow f", step.f, 0, 29),
-        ("state h", step.h, 27, 5),
-        ("motion m", step.m, 27, 18),
-        ("context x", context, 27, 32),
-        ("new state h", step.new, 51, 18),
-        ("change Δf", step.change, 75.5, 18),
-        ("flow f + Δf", step.f + step.change, 75.5, 34),
-    ):
-        place(axes, values, name, x, y)
-    module_box(axes, "motion\nencoder", 14, 18, 9, 7)
-    module_box(axes, "GRU\nz, r, q", 41, 15, 7, 13)
-    module_box(axes, "flow\nhead", 65, 18, 7, 7)
-    straight = [((11, 16), (13.8, 20)), ((11, 31), (13.8, 23)), ((23, 21.5), (26.8, 21.5))]
-    straight += [((38, 9), (40.8, 17)), ((38, 21.5), (40.8, 21.5)), ((38, 35), (40.8, 26))]
-    straight += [((48, 21.5), (50.8, 21.5)), ((61.7, 21.5), (64.8, 21.5))]
-    straight += [((72, 21.5), (75.3, 21.5)), ((80.7, 25.4), (80.7, 29.2))]
-    for path in straight:
-        arrow(axes, path)
-    arrow(axes, [(58, 14), (58, -0.5), (24.5, -0.5), (24.5, 8.5), (26.7, 8.5)])
-    axes.text(59, 1, "to the next iteration", size=8, color="0.25", va="center")
-    arrow(axes, [(5, 36.2), (5, 43), (70, 43), (70, 37.5), (75.2, 37.5)], COLOURS["flow"])
-    axes.set(xlim=(-0.5, 87), ylim=(44, -1.5))
+    figure, axes = canvas(1, 1, 7.4, 4.2)
+    moved = step.f + step.change
+    longest = moved.norm(dim=1).max().item()
+    draw_map(axes, context, "context x", 0, 4)
+    draw_map(axes, step.c, "correlations c", 0, 18)
+    draw_map(axes, step.f, "flow f", 0, 32, longest)
+    draw_map(axes, step.s, "share s", 27, 4)
+    draw_map(axes, step.m, "motion m", 27, 18)
+    draw_map(axes, step.h, "state h", 27, 32)
+    draw_map(axes, step.new, "new state h", 51, 18)
+    draw_map(axes, step.change, "change Δf", 75.5, 18)
+    draw_map(axes, moved, "flow f + Δf", 75.5, 34, longest)
+    draw_box(axes, "Conv,\nonce a pair", 14, 4, 9, 7)
+    draw_box(axes, "motion\nencoder", 14, 18, 9, 7)
+    draw_box(axes, "GRU\nz, r, q", 41, 14, 7, 15)
+    draw_box(axes, "flow\nhead", 65, 18, 7, 7)
+    for x, y in ((10.7, 7.5), (23.2, 7.5), (10.7, 21.5), (23.2, 21.5), (37.7, 21.5)):
+        draw_arrow(axes, [(x, y), (x + 3.1, y)])
+    for x in (48.2, 61.7, 72.2):
+        draw_arrow(axes, [(x, 21.5), (x + 3, 21.5)])
+    draw_arrow(axes, [(10.7, 35.5), (12.2, 35.5), (12.2, 23.5), (13.8, 23.5)])
+    draw_arrow(axes, [(37.7, 7.5), (44.5, 7.5), (44.5, 13.8)])
+    draw_arrow(axes, [(37.7, 35.5), (44.5, 35.5), (44.5, 29.2)])
+    draw_arrow(axes, [(80.7, 25.2), (80.7, 29.2)])
+    draw_arrow(axes, [(56.2, 25.2), (56.2, 42), (32.2, 42), (32.2, 39.3)])
+    axes.text(55.5, 41, "to the next iteration", size=8, color="0.25", ha="right")
+    draw_arrow(axes, [(5.2, 39.2), (5.2, 45), (80.7, 45), (80.7, 41.3)], COLOURS["flow"])
+    axes.set(xlim=(-0.5, 86.5), ylim=(46, -1.5))
     axes.set_axis_off()
     return figure
 
 
 show(
-    draw_iteration(steps[2]),
-    alt="One iteration as a diagram of small pictures: correlations and flow enter the motion encoder, "
-    "its output, the state and the context enter the GRU, whose new state gives the change of the flow",
+    draw_iteration(steps[1]),
+    alt="One iteration as a diagram of small pictures: correlations and flow enter the motion encoder; "
+    "its output, the state and the context's share enter the GRU, whose new state gives the change of "
+    "the flow",
 )
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Read it from left to right: the look-up and the flow make motion features; the GRU weighs them against its state, with the context beside it; the flow head reads the change off the new state. Two lines lead on: the state to the next iteration, and the flow, to which the change is added.
+# The second iteration, from left to right: the look-up and the flow make motion features; the GRU weighs them against its state and the share of the context, which is computed once; the flow head reads the change off the new state. Two lines lead on: the state goes to the next iteration, and the change is added to the flow. A map has many channels, and its picture shows the one that varies most. Flow is drawn in the colours of [lesson 2](2_fields.ipynb): the hue is the direction, the strength of the colour the length; the change has a scale of its own.
 
 # %% [markdown]
 # ## Formula
@@ -265,7 +258,7 @@ def _check_map(name: str, value: Tensor, channels: int, like: Tensor | None = No
 # %% [markdown]
 # ### The motion encoder
 #
-# Equation 1 has two branches. Correlations describe the surroundings of one point, so their first convolution is 1 × 1 and looks at each pixel alone. The flow of one pixel says little; what counts is how it changes over the neighbourhood, so its first convolution is 7 × 7. A third part mixes both. The last two channels are the flow itself, which no convolution has touched: the GRU can read where it is.
+# Equation 1 has two branches. The correlations of one pixel cover its surroundings already, so their first convolution is 1 × 1 and looks at each pixel alone. The flow of one pixel says little; what counts is how it changes over the neighbourhood, so its first convolution is 7 × 7. A last convolution mixes both. The last two channels are the flow itself, which no convolution has touched, so the GRU can read it as it is.
 
 
 # %% tags=["promote", "exercise"]
@@ -323,7 +316,8 @@ for small in (True, False):
         branches.append(v)
     expected = encoder.conv(torch.cat(branches, dim=1)).clamp(min=0)
     # The same convolutions: equal up to the rounding of float32 sums of some thousand terms.
-    assert torch.allclose(features[:, :-2], expected, atol=1e-5), "not equation 1"
+    same = torch.allclose(features[:, :-2], expected, atol=1e-5)
+    assert same, "not equation 1: a ReLU after each convolution, correlations first in the join"
 
 # %% [markdown]
 # Both published sizes, layer by layer: the shape of each weight is (outputs, inputs, height, width).
@@ -359,7 +353,7 @@ class TextbookGRU(nn.Module):
 
 
 # %% [markdown]
-# What do the gates do? Set all weights to zero and choose the biases, and each gate is the same number everywhere. A closed update gate keeps the state; an open one replaces it by the candidate.
+# What do the gates do? With all weights zero, the biases alone set each gate, to the same number everywhere. A closed update gate ($z = 0$) keeps the state; an open one ($z = 1$) replaces it by the candidate.
 
 # %%
 tiny = TextbookGRU(hidden=1, context=1, motion=1)
@@ -374,7 +368,7 @@ for bias_z, bias_q in product((-10.0, 0.0, 10.0), (-1.0, 1.0)):
     print(f"h = 0.8, q = {q:5.2f}, z = {z:.2f}  →  h = {after:5.2f}")
 
 # %% [markdown]
-# Whatever the inputs, the new number lies between the old one and $q$, and $q$ lies between −1 and 1. So a state that begins inside that range, as tanh sees to, never leaves it: these are the bounded activations of the paper. They bound what one iteration can do, however many went before.
+# Whatever the inputs, the new number lies between the old one and $q$, and $q$ lies between −1 and 1. So a state that begins inside that range, as tanh sees to, never leaves it: the state is one of the paper's bounded activations. It bounds what one iteration can do, however many went before.
 #
 # ### What is the same at every iteration
 #
@@ -389,7 +383,7 @@ rest = F.conv2d(stacked[:, other_columns], kernel[:, other_columns], padding=1)
 assert torch.allclose(F.conv2d(stacked, kernel, padding=1), rest + share_of_context, atol=1e-4)
 
 # %% [markdown]
-# The context is the same at every iteration, so its sum is made once. A second saving: $z$ and $r$ read the same input, so their weights are stacked and one convolution makes both. The candidate has to wait for $r$. The method `gates` hands out all three, which the pictures below use; `torch.lerp(h, q, z)` is equation 5 with one multiplication, $h + z\,(q - h)$.
+# The context is the same at every iteration, so `share` makes its sums once. A second saving: $z$ and $r$ read the same input, so their weights are stacked and one convolution makes both; the candidate has to wait for $r$. `gates` returns all three, which the pictures below use. `torch.lerp(h, q, z)` is equation 5 with one multiplication, $h + z\,(q - h)$.
 
 
 # %% tags=["promote", "exercise"]
@@ -474,74 +468,53 @@ for kernel in ((3, 3), (1, 5), (5, 1)):
     textbook.load_state_dict(gru.state_dict())
     h, x, m = (torch.randn(2, channels, 7, 9) for channels in (6, 4, 5))
     assert gru.share(x).shape == (2, 18, 7, 9), "the share has three times the state's channels"
-    difference = gru(h, m, gru.share(x)) - textbook(h, x, m)
-    # Sums of at most 135 products of order 1 in float32, taken in another order.
-    assert difference.abs().max() < 1e-5, f"kernel {kernel} differs from the textbook"
     z, r, q = gru.gates(h, m, gru.share(x))
-    assert torch.allclose((1 - z) * h + z * q, textbook(h, x, m), atol=1e-5), "gates: z, r, q"
-    assert torch.allclose(r, textbook.convr(torch.cat([h, x, m], 1)).sigmoid(), atol=1e-5), "gate r"
+    hxm, rhxm = torch.cat([h, x, m], 1), torch.cat([r * h, x, m], 1)
+    # Sums of at most 135 products of order 1 in float32, taken in another order.
+    close = {"atol": 1e-5, "rtol": 0}
+    assert torch.allclose(z, textbook.convz(hxm).sigmoid(), **close), "z differs from equation 2"
+    assert torch.allclose(r, textbook.convr(hxm).sigmoid(), **close), "r differs from equation 3"
+    assert torch.allclose(q, textbook.convq(rhxm).tanh(), **close), "q differs from equation 4"
+    state = gru(h, m, gru.share(x))
+    assert torch.allclose(state, textbook(h, x, m), **close), "the state differs from equation 5"
 
 # %% [markdown]
 # ### Counted and measured
 #
-# For each pixel, output channel and input channel a 3 × 3 kernel multiplies nine times. Over $n$ iterations the textbook does this for all inputs every time, the promoted unit for the context once:
-
+# For each pixel, output channel and input channel a kernel multiplies once for each of its weights. Over $n$ iterations the textbook does this for all inputs every time, the promoted unit for the context once:
 
 # %%
-def multiplications(n, hidden, context, motion, taps, shared):
-    """Multiplications for each pixel of the three convolutions in n iterations."""
-    repeated = hidden + motion + (0 if shared else context)
-    return 3 * hidden * taps * (n * repeated + (context if shared else 0))
-
-
-for name, sizes in {"small": (96, 64, 82, 9), "full": (128, 128, 128, 10)}.items():
-    textbook, shared = (multiplications(12, *sizes, shared=choice) for choice in (False, True))
+n = 12
+for name, (D, X, E, taps) in {"small": (96, 64, 82, 9), "full": (128, 128, 128, 10)}.items():
+    textbook, shared = n * (D + X + E), n * (D + E) + X
+    millions = 3 * D * taps * textbook / 1e6
     print(
-        f"{name:>5}, 12 iterations: {textbook / 1e6:5.1f} → {shared / 1e6:5.1f} million per pixel"
+        f"{name:>5}: {millions:.1f} million a pixel, with the share {shared / textbook:.0%} of it"
     )
 
-
 # %%
-def best_seconds(calls, turns=5):
-    """The fastest turn of each call, the calls taking turns."""
-    best = dict.fromkeys(calls, math.inf)
-    for _ in range(turns):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+gru, textbook = (kind(96, 64, 82).requires_grad_(False) for kind in (ConvGRU, TextbookGRU))
+h, x, m = (torch.randn(1, channels, 16, 32) for channels in (96, 64, 82))
 
 
-# %%
-def gru_seconds(hidden, context, motion, kernel, n=12):
-    """Seconds for n iterations of both units, the share's own time included."""
-    gru, textbook = (
-        kind(hidden, context, motion, kernel).requires_grad_(False)
-        for kind in (ConvGRU, TextbookGRU)
-    )
-    h, x, m = (torch.randn(1, channels, 16, 32) for channels in (hidden, context, motion))
-
-    def with_share():
-        share = gru.share(x)
-        return [gru(h, m, share) for _ in range(n)]
-
-    def as_textbook():
-        return [textbook(h, x, m) for _ in range(n)]
-
-    return best_seconds({"textbook": as_textbook, "share": with_share}, turns=4)
+def with_share():
+    share = gru.share(x)
+    return [gru(h, m, share) for _ in range(n)]
 
 
-for name, sizes in {"small": (96, 64, 82, (3, 3)), "full": (128, 128, 128, (1, 5))}.items():
-    seconds = gru_seconds(*sizes)
-    print(f"{name:>5}: share / textbook = {seconds['share'] / seconds['textbook']:.2f} of the time")
+def as_textbook():
+    return [textbook(h, x, m) for _ in range(n)]
+
+
+fastest = [min(timeit.repeat(way, number=1, repeat=5)) for way in (with_share, as_textbook)]
+print(f"small: {fastest[0] / fastest[1]:.0%} of the textbook's time")
 
 # %% [markdown]
-# The count promises a quarter less for RAFT-small and a third less for the full model, whose context is a third of its input; the clock follows it more or less, depending on the machine. The results are the same numbers, up to rounding.
+# The second print is this machine's clock on one run: how near it comes to the count depends on the machine. The results are the same numbers, up to rounding.
 #
 # ### Five pixels each way: the separable unit
 #
-# The full model wants to see further than 3 × 3, and 5 × 5 kernels would cost 25 weights for each pair of channels. Two units in a row, one with kernels of 1 × 5 that looks along rows and one with 5 × 1 that looks along columns, cost 5 + 5. (A separable filter of image processing is one 5 × 5 kernel written as a product; here two whole GRUs follow each other, each with gates of its own, so no single 5 × 5 unit equals them.)
+# The full model looks further than 3 × 3. A 5 × 5 kernel would cost 25 weights for each pair of channels; two units in a row, one with kernels of 1 × 5 that looks along rows and one with 5 × 1 that looks along columns, cost 5 + 5. (The separable filter of image processing is one 5 × 5 kernel written as a product. Here two whole GRUs follow each other, each with gates of its own, so no single 5 × 5 unit equals them.)
 
 
 # %% tags=["promote"]
@@ -599,9 +572,9 @@ print(
 )
 
 # %% [markdown]
-# It does: the second half blends over the first half's result, so the same numbers come from different places. Published weights need rows first.
+# It does: the second half starts from the first half's result. Published weights need rows first.
 #
-# How far does one unit see? Follow the gradient of the middle pixel of the new state back to the motion features: a pixel that counts has a slope other than zero. The titles count the weights, and the pixels that are seen.
+# How far does one unit see? Follow the gradient of the middle pixel of the new state back to the motion features: a pixel that counts has a slope other than zero. The titles count the weights and the pixels that are seen.
 
 
 # %%
@@ -652,7 +625,7 @@ show(
 # %% [markdown]
 # ### Two heads
 #
-# Two small networks read the state: one the change of the flow, one the mask for upsampling. The flow head ends in two plain numbers a pixel, without any bound of its own; the state it reads is bounded.
+# Two small networks read the state: one gives the change of the flow, one the mask for upsampling. The flow head's two numbers a pixel pass no tanh, so any length is possible; only the state that it reads is bounded.
 
 
 # %% tags=["promote"]
@@ -694,9 +667,9 @@ class MaskHead(nn.Module):
 
 
 # %% [markdown]
-# > **Where the code leaves the paper.** The paper has no factor of ¼; the released code multiplies the mask by it. Asked why ([issue 24](https://github.com/princeton-vl/RAFT/issues/24)), an author answers that it matters for the initialisation only, not for the factor 8 of the upsampling, and that a model trained without it can do without. Its published weights were trained with it, so whoever loads them needs it. The paper also writes the mask's shape as 8 × 8 × 9; the code's channels come as 9 × 8 × 8, and an exercise below shows what the other order does.
+# > **Where the code leaves the paper.** The paper has no factor of ¼; the released code multiplies the mask by it. Asked why ([issue 24](https://github.com/princeton-vl/RAFT/issues/24)), an author answers that it was for the initialisation, has nothing to do with the factor 8 of the upsampling, and can probably go if the model is trained without it. The published weights were trained with it and need it. The paper also writes the mask's shape as 8 × 8 × 9; the code's channels come as 9 × 8 × 8, and an exercise below shows what the other order does.
 #
-# What the factor does to an untrained head: a mask of zeros makes all nine weights 1/9, and the factor brings a fresh head nearer to that.
+# A mask of zeros makes all nine weights 1/9. The factor brings an untrained head nearer to that:
 
 # %%
 torch.manual_seed(4)
@@ -761,31 +734,35 @@ torch.manual_seed(5)
 some_flow, some_mask = torch.randn(2, 2, 3, 4), 2 * torch.randn(2, 576, 3, 4)
 fine = convex_upsample(some_flow, some_mask)
 assert fine.shape == (2, 2, 24, 32), "eight times as high and as wide"
+inside = convex_upsample(torch.ones(1, 2, 3, 4), some_mask[:1])[..., 8:16, 8:24]
+# Nine weights that sum to 1, in float32.
+assert torch.allclose(inside, torch.tensor(8.0)), "a flow of 1 coarse pixel is 8 fine ones inside"
+one_hot = torch.full((1, 9, 64, 3, 4), -100.0)
+one_hot[:, 5] = 100
+right = convex_upsample(some_flow[:1], one_hot.flatten(1, 2))[..., 8:16, 8:16]
+expected = (8 * some_flow[:1, :, 1:2, 2:3]).expand_as(right)
+assert torch.allclose(right, expected), "channels 64·5 to 64·5 + 63 belong to the neighbour right"
 for b in range(2):
     expected = convex_upsample_loop(some_flow[b], some_mask[b])
     # Nine products of numbers up to about 25 in float32.
-    assert torch.allclose(fine[b], expected, atol=1e-5), "differs from the loop"
-one_hot = torch.full((1, 9, 64, 3, 4), -100.0)
-one_hot[:, 5] = 100
-right = convex_upsample(some_flow[:1], one_hot.flatten(1, 2))
-assert torch.allclose(right[..., 8:16, 8:16], 8 * some_flow[:1, :, 1:2, 2:3]), "5 is the right one"
+    assert torch.allclose(fine[b], expected, atol=1e-5), "sub-pixels or borders are not the loop's"
 
 # %% [markdown]
 # ### What a good mask can do
 #
-# RAFT-small has no mask head, so take the best mask there is: the true flow of the pair at half its size, averaged down to 1/8, and a mask found by gradient descent so that convex upsampling gives the true flow back. A trained head cannot know the truth and does less well; the picture shows what the form allows.
+# RAFT-small has no mask head. To see what convex upsampling can do, take the true flow of the pair at half its size, average it down to 1/8, and search by gradient descent for a mask that gives the true flow back. A trained head does not know the truth; the picture shows what the form allows.
 
 # %%
 larger = stereo_pair(shrink=2)
 known = larger.valid[..., :248, :368].float()
 true_flow = F.pad(-larger.disparity[..., :248, :368], (0, 0, 0, 0, 0, 1)) * known
 coarse = F.avg_pool2d(true_flow, 8) / F.avg_pool2d(known, 8).clamp(min=1 / 64) / 8
-print("fine", tuple(true_flow.shape), "coarse", tuple(coarse.shape))
+print("coarse", tuple(coarse.shape), "fine", tuple(true_flow.shape))
 
 
 # %%
 def fit_mask(coarse, target, known, turns=30):
-    """The mask with which convex upsampling comes nearest to a known fine flow."""
+    """A mask with which convex upsampling comes near a known fine flow."""
     mask = torch.zeros(1, 576, *coarse.shape[2:], requires_grad=True)
     optimiser = torch.optim.Adam([mask], lr=0.5)
     for _ in range(turns):
@@ -833,22 +810,29 @@ def bilinear_upsample(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 8*H 
 some_flow = torch.randn(1, 2, 3, 4)
 fine = bilinear_upsample(some_flow)
 assert fine.shape == (1, 2, 24, 32), "eight times as high and as wide"
-assert torch.allclose(fine[..., -1, -1], 8 * some_flow[..., -1, -1]), (
-    "corner does not lie on corner"
-)
+same = torch.allclose(fine[..., 0, 0], 8 * some_flow[..., 0, 0])
+assert same, "at the corner the vector is the coarse one, 8 times as long"
 # Four products of numbers up to about 25; the positions are rounded to float32.
-assert torch.allclose(fine[0], bilinear_upsample_loop(some_flow[0]), atol=1e-4), "not the loop"
+same = torch.allclose(fine[0], bilinear_upsample_loop(some_flow[0]), atol=1e-4)
+assert same, "places between differ from equation 10 (corner on corner?)"
 
 # %% [markdown]
-# The true flow, and the coarse flow enlarged both ways:
+# The coarse flow, both ways to enlarge it, and the true flow:
+
+# %%
+enlarged = {"bilinear": bilinear_upsample(coarse), "convex": convex_upsample(coarse, mask)}
+for name, flow in enlarged.items():
+    error = (flow - true_flow).norm(dim=1)[known[:, 0] == 1].mean()
+    print(f"{name:>8}: mean error {error:.2f} px")
 
 
 # %% tags=["figure"]
-def draw_upsampled():
-    fine = {"true flow": true_flow, "bilinear": bilinear_upsample(coarse)}
-    fine["fine flow F, best mask"] = convex_upsample(coarse, mask)
-    figure, axes = canvas(2, 3, 7.4, 3.7)
-    for (top, below), (name, flow) in zip(axes.T, fine.items(), strict=True):
+def draw_enlarged():
+    blocks = 8 * coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    fields = {"8 · coarse flow f": blocks, "bilinear": enlarged["bilinear"]}
+    fields |= {"fine flow F, convex": enlarged["convex"], "true flow": true_flow}
+    figure, axes = canvas(2, 4, 7.4, 2.7)
+    for (top, below), (name, flow) in zip(axes.T, fields.items(), strict=True):
         picture = to_picture(flow_to_image(flow * known, max_norm=36))
         top.imshow(picture)
         top.set(title=name, xticks=[], yticks=[])
@@ -860,22 +844,18 @@ def draw_upsampled():
 
 
 show(
-    draw_upsampled(),
-    alt="True flow of the motorcycle, and the coarse flow enlarged bilinearly, blurred, and by convex "
-    "upsampling, with sharp edges; below, the same from close by",
+    draw_enlarged(),
+    alt="Flow of the motorcycle: coarse, in blocks; enlarged bilinearly, blurred; by convex "
+    "upsampling, with sharp edges; and the true flow; below, the same from close by",
     photo=True,
 )
-errors = {"bilinear": bilinear_upsample(coarse), "convex": convex_upsample(coarse, mask)}
-for name, flow in errors.items():
-    error = (flow - true_flow).norm(dim=1)[known[:, 0] == 1].mean()
-    print(f"{name:>8}: mean error {error:.2f} px")
 
 # %% [markdown]
-# Both rows come from the same coarse flow, one vector for each 8 × 8 pixels. Bilinear reading mixes foreground and background along every edge into motions that nothing in the scene has; nine chosen weights leave an edge where it is, to the pixel. (White: no disparity known.)
+# The second and third picture come from the first, one vector for each 8 × 8 pixels. Bilinear reading mixes foreground and background along every edge into motions that nothing in the scene has; nine chosen weights can leave an edge where it is. (White: no disparity known.)
 #
 # ### Nine pictures of 8 × 8 weights
 #
-# Look at the one coarse pixel whose neighbours differ most. Each of its 64 sub-pixels has nine weights, so the weights are nine pictures of 8 × 8, drawn here where the neighbours lie.
+# Look at the coarse pixel whose neighbours differ most. Each of its 64 sub-pixels has nine weights, so the weights are nine pictures of 8 × 8, drawn here where the neighbours lie.
 
 # %%
 spread = F.max_pool2d(coarse[:, 0], 3, 1) + F.max_pool2d(-coarse[:, 0], 3, 1)
@@ -913,84 +893,33 @@ show(
 assert torch.allclose(one_pixel.softmax(dim=0).sum(dim=0), torch.ones(8, 8))  # the nine sum to 1
 
 # %% [markdown]
-# Where a small picture is white, that neighbour's vector is copied; grey sub-pixels mix. The white parts of the nine pictures fit together like pieces of one puzzle, since the weights of a sub-pixel add up to 1.
+# Where a small picture is white, that neighbour's vector is copied; grey sub-pixels mix. The white parts of the nine pictures fit together like pieces of a puzzle, since the weights of a sub-pixel add up to 1.
 #
-# ### Three properties
-#
-# A weighted mean with weights of 0 or more stays between the smallest and the largest of what it mixes: no fine vector is longer than 8 times the longest coarse one. A constant flow is kept inside. And one weight of 1 copies a neighbour.
+# Since the weights are 0 or more, a fine vector stays between those it mixes, whatever the mask, and is never longer than 8 times the longest of them:
 
 # %%
 torch.manual_seed(6)
 random_flow, random_mask = torch.randn(1, 2, 5, 6), 3 * torch.randn(1, 576, 5, 6)
 fine = convex_upsample(random_flow, random_mask)
-padded = F.pad(random_flow, (1, 1, 1, 1))
-highest, lowest = F.max_pool2d(padded, 3, 1), -F.max_pool2d(-padded, 3, 1)
-inside_hull = (fine <= 8 * highest.repeat_interleave(8, 2).repeat_interleave(8, 3) + 1e-4) & (
-    fine >= 8 * lowest.repeat_interleave(8, 2).repeat_interleave(8, 3) - 1e-4
-)
-assert inside_hull.all()  # 1e-4: rounding of weights that sum to 1 up to 1e-7, times 8 and 9 terms
-
-# %%
-still = convex_upsample(torch.full((1, 2, 5, 6), 2.0), random_mask)
-assert torch.allclose(still[..., 8:-8, 8:-8], torch.tensor(16.0))
-assert (still[..., 0, :] < 16).all()
-print(f"a constant flow of 16 px: inside {still[0, 0, 20, 20]:.1f},", end=" ")
-print(f"in the top row {still[0, 0, 0].mean():.1f} on average")
+assert fine.norm(dim=1).max() <= 8 * random_flow.norm(dim=1).max() * (1 + 1e-5)  # float32
 
 # %% [markdown]
-# ### By how much does `align_corners` matter?
+# ### Corner on corner, or edge on edge?
 #
-# The other reading of "eight times larger", `align_corners=False`, lays the outer edges of the grids on each other instead of the centres of their corner pixels. Where does each read the coarse grid?
+# The other reading of "eight times larger", `align_corners=False`, lays the outer edges of the two grids on each other instead of the centres of their corner pixels. Let each coarse pixel hold its own number, and read which place each fine pixel looks at:
 
 # %%
-both = {
-    choice: 8 * F.interpolate(coarse, scale_factor=8, mode="bilinear", align_corners=choice)
-    for choice in (True, False)
-}
-ramp = torch.arange(float(coarse.shape[3])).expand(1, 1, 2, -1)
-places = {
-    choice: F.interpolate(ramp, scale_factor=8, mode="bilinear", align_corners=choice)[0, 0, 0]
-    for choice in (True, False)
-}
-gap = (both[True] - both[False]).norm(dim=1)
-shift = 8 * (places[True] - places[False])
-print(f"places differ by up to {shift.abs().max():.1f} px in x", end="; ")
-print(f"flow by up to {gap.max():.1f} px, {gap.mean():.2f} px on average")
-
-
-# %%
-def draw_align():
-    figure, (left, right) = canvas(1, 2, 7.2, 2.5)
-    x = torch.arange(places[True].numel())
-    left.axhline(0, color=COLOURS["muted"], linewidth=0.8)
-    left.plot(x, shift, color=COLOURS["flow"])
-    left.set(xlabel="x in the fine grid (px)", ylabel="shift (px)")
-    left.set(title="place read: True minus False")
-    line, window = 8 * row + 4, slice(8 * column - 24, 8 * column + 32)
-    for choice, style in ((True, "-"), (False, "--")):
-        values = both[choice][0, 0, line, window]
-        right.plot(x[window], values, style, color=COLOURS["flow"], label=str(choice))
-    right.set(
-        xlabel="x in the fine grid (px)",
-        ylabel="flow to the right (px)",
-        title=f"row {line} at an edge",
-    )
-    right.legend(title="align_corners", frameon=False, fontsize=8)
-    return figure
-
-
-show(
-    draw_align(),
-    alt="The shift between the two ways falls from left to right through zero in the middle; at an edge "
-    "the two flows run side by side",
-)
+numbers = torch.arange(10.0).expand(1, 1, 2, -1)
+for choice in (True, False):
+    read = F.interpolate(numbers, scale_factor=8, mode="bilinear", align_corners=choice)[0, 0, 0]
+    print(f"{choice!s:>5}:", *(f"{place:.2f}" for place in read[::13].tolist()))
 
 # %% [markdown]
-# The two agree in the middle and drift apart towards the borders, by nearly half a coarse pixel; in the last half pixel itself, `False` has nothing left to read and repeats the border. On a smooth flow little happens; at an edge of motion the difference is large. The weights of RAFT-small learned with corner on corner.
+# The two agree in the middle and drift apart towards the borders; at the border itself, `False` has nothing left to read and repeats the last pixel. Where the flow is smooth little changes; at an edge of motion the difference is large. The weights of RAFT-small were trained with corner on corner and need it.
 #
 # ### The block
 #
-# All parts in one module. The sizes of the two published models differ in widths, in the unit and in the mask head; the forward pass is the same three lines.
+# All parts in one module. The two published models differ in widths, in the unit and in the mask head; the forward pass is the same.
 
 
 # %% tags=["promote"]
@@ -1050,19 +979,23 @@ block = UpdateBlock(len(volume.levels) * (2 * volume.radius + 1) ** 2, 96, 64, s
 block.load_state_dict(model.update_block.state_dict())
 again = trace(block.requires_grad_(False), 3)
 assert torch.equal(again[2].change, steps[2].change)
-for name, small in (("full", False), ("small", True)):
-    one = UpdateBlock(196, 96, 64, True) if small else UpdateBlock(324, 128, 128)
-    parts = {key: sum(p.numel() for p in part.parameters()) for key, part in one.named_children()}
-    print(f"{name:>5}:", ", ".join(f"{key} {count:,}" for key, count in parts.items()))
 
 # %% [markdown]
-# Upsampling stands outside `forward` on purpose: training wants the full-size flow of every iteration, but a user wants the last one only, and then the mask head runs once instead of at each iteration.
+# Upsampling stands outside `forward`: training wants the full-size flow of every iteration, but a user wants the last one only, and then the mask head runs once. Where do the parameters sit?
+
+# %%
+blocks = {"full": UpdateBlock(324, 128, 128), "small": UpdateBlock(196, 96, 64, small=True)}
+for name, block in blocks.items():
+    parts = {part: sum(p.numel() for p in m.parameters()) for part, m in block.named_children()}
+    print(f"{name:>5}:", ", ".join(f"{part} {count:,}" for part, count in parts.items()))
+
+# %% [markdown]
 #
 # ## On real input
 #
 # ### The flow settles
 #
-# The coarse flow of the motorcycle pair after some iterations, and the truth. Follow two pixels: one on the motorcycle, near the camera, and one on the wall behind.
+# The coarse flow of the motorcycle pair after some iterations, and the true flow. Two pixels are marked: one on the motorcycle, near the camera, and one on the wall behind.
 
 # %%
 share_known = F.avg_pool2d(pad(pair.valid.float())[0], 8)
@@ -1093,7 +1026,7 @@ show(
 )
 
 # %% [markdown]
-# The first iterations change most of the picture, the later ones details. How near the result comes to the truth depends on how long the weights were trained; lesson 8 measures that.
+# The first iterations find most of the motion; the later ones sharpen it. What stays wrong is up to the weights: [lesson 8](8_experiments.ipynb) measures it.
 #
 # ### Gates of two pixels
 #
@@ -1102,7 +1035,7 @@ show(
 
 # %% tags=["figure"]
 def draw_gates(count=12):
-    figure, axes = canvas(2, 5, 7.6, 3.6, width_ratios=[1.3, 1, 1, 1, 1])
+    figure, axes = canvas(2, 5, 7.4, 3.0, width_ratios=[1.3, 1, 1, 1, 1])
     y, x = pixels["motorcycle"]
     order = steps[count - 1].z[0, :, y, x].argsort()
     names = {"z": "update gate z", "r": "reset gate r", "q": "candidate q", "h": "state h"}
@@ -1110,7 +1043,7 @@ def draw_gates(count=12):
         moved = [field[0, 0, y, x].item() for field in flows[: count + 1]]
         line[0].plot(moved, color=COLOURS["flow"], marker=marker, markersize=3)
         line[0].axhline(truth[0, 0, y, x], color=COLOURS["muted"], linestyle="--", linewidth=1)
-        line[0].set(title=f"flow f, {name}", ylabel="to the right (coarse px)")
+        line[0].set(title=f"flow f, {name}", ylabel="u (coarse px)")
         for each, (key, title) in zip(line[1:], names.items(), strict=True):
             history = torch.stack([getattr(s, key)[0, order, y, x] for s in steps[:count]], dim=1)
             low = 0 if key in "zr" else -1
@@ -1130,62 +1063,40 @@ show(
 )
 
 # %% [markdown]
-# Black is 0 for the gates and −1 for candidate and state, white 1; the dashed line is the true flow. The pictures change from column to column at first and turn into horizontal stripes: gates, candidate and state come nearly to rest together. Channels with a dark update gate keep what they hold; light ones follow the candidate at once.
+# The dashed line is the true flow. Black is 0 for the gates and −1 for candidate and state; white is 1. At first the pictures change from column to column; then they turn into horizontal stripes: gates, candidate and state come nearly to rest. Channels with a dark update gate keep what they hold; light ones follow the candidate at once.
 #
-# Which of the three parts of the input moves the update gate most? The spread of each part's sum, over all pixels and channels:
+# Which of the three inputs moves the update gate most? The spread of each one's part of the sum, over all pixels and channels:
 
 # %%
 gru, last = model.update_block.gru, steps[11]
-kinds = {"state h": (last.h, slice(0, 96)), "context x": (context, slice(96, 160))}
-kinds["motion m"] = (last.m, slice(160, None))
-for name, (values, columns) in kinds.items():
-    part = F.conv2d(values, gru.convz.weight[:, columns], padding=1)
-    print(f"{name:>9}: {part.std():.2f}")
+inputs = {"state h": last.h, "context x": context, "motion m": last.m}
+weights = gru.convz.weight.split([gru.hidden, gru.context, gru.motion], dim=1)
+for (name, values), weight in zip(inputs.items(), weights, strict=True):
+    print(f"{name:>9}: {F.conv2d(values, weight, padding=1).std():.2f}")
 print(f"{(context > 0).float().mean():.0%} of the context's numbers are above 0")
 
-
-# %% tags=["figure"]
-def draw_share():
-    share = last.s[0].view(3, 96, *last.s.shape[2:])
-    figure, axes = canvas(1, 4, 7.4, 1.55)
-    axes[0].imshow(to_picture(pad(pair.left)[0]))
-    axes[0].set(title="image 1", xlabel="x (px)", ylabel="y (px)")
-    for each, values, name in zip(axes[1:], share, "zrq", strict=True):
-        each.imshow(values[values.flatten(1).std(dim=1).argmax()], cmap="gray")
-        each.set(title=f"share s, for {name}", xlabel="x (coarse px)")
-    return figure
-
-
-show(
-    draw_share(),
-    alt="The left photograph and one channel of the context's share for each of the three sums",
-    photo=True,
-)
-
 # %% [markdown]
-# One channel each of the share $s$ for both gates and the candidate. It does not depend on the flow: whatever it draws of image 1 biases the unit in the same way at every iteration. The print above says how much of the context is alive: where a ReLU has let nothing through, nothing but the biases and the rim of the zero padding is left to see, and a training that ends there has not learned to use its context.
+# The last line says how much of the context is in use. Where the ReLU lets nothing through, the share is its bias alone: a model whose context is nearly all 0 has not learned to use it.
 #
 # ### Does it converge?
 #
-# A step of an optimiser has settled when it changes nothing any more: $\Delta f = 0$. Count on it for a hundred iterations, many more than training used.
+# A sequence of steps has settled when they change nothing any more: $\Delta f = 0$. Watch a hundred iterations, many more than training used.
 
 # %%
 lengths = torch.stack([step.change.norm(dim=1).flatten() for step in steps])
 errors = torch.cat([(f - truth).norm(dim=1) for f in flows])
 size = max(step.new.abs().max() for step in steps)
-print(
-    f"mean length of the first change {lengths[0].mean():.3f}, of the last {lengths[-1].mean():.3f}"
-)
-error_of = errors[:, seen].mean(dim=1)
-print(f"error of zero flow {error_of[0]:.2f} coarse px;", end=" ")
-print(
-    f"least after {error_of.argmin()} iterations, {error_of.min():.2f}; after 99, {error_of[-1]:.2f}"
-)
 assert size < 1 + 1e-6  # the blend of two numbers in [−1, 1], rounded
+error_of = errors[:, seen].mean(dim=1)
+print(f"mean length of the changes: first {lengths[0].mean():.3f}, last {lengths[-1].mean():.3f}")
+print(f"mean error: before {error_of[0]:.2f},", end=" ")
+print(
+    f"least {error_of.min():.2f} after {error_of.argmin()}, after 99 {error_of[-1]:.2f} coarse px"
+)
 
 
 # %% [markdown]
-# A small enough step of gradient descent lowers the energy each time. A learned step promises nothing of the kind; for how many pixels does it shorten the way to the truth?
+# A small enough step of gradient descent never raises the energy. A learned step promises nothing of the kind; for how many pixels does it shorten the way to the truth?
 
 # %%
 for n in (1, 2, 4, 12, 50):
@@ -1195,11 +1106,9 @@ for n in (1, 2, 4, 12, 50):
 
 # %%
 def draw_convergence():
-    figure, (left, right) = canvas(1, 2, 7.2, 2.5)
-    for values, style, name in (
-        (lengths.amax(dim=1), "--", "largest"),
-        (lengths.mean(dim=1), "-", "mean"),
-    ):
+    figure, (left, right) = canvas(1, 2, 6.6, 2.2)
+    ways = {"largest": (lengths.amax(dim=1), "--"), "mean": (lengths.mean(dim=1), "-")}
+    for name, (values, style) in ways.items():
         left.semilogy(range(1, 101), values, style, color=COLOURS["flow"], label=name)
     left.set(xlabel="iteration", ylabel="length of Δf (coarse px)")
     left.legend(frameon=False, fontsize=8)
@@ -1215,7 +1124,7 @@ show(
 )
 
 # %% [markdown]
-# The first changes are by far the longest, and most of what the iterations give they give early. What follows is up to the weights. The state is bounded, so a single change is, but nothing in the equations makes a hundred small ones cancel: repeated in one direction, they carry the flow away, and the error on the right says by how much these weights let them. That a sequence settles at the truth is learned, since the loss of lesson 7 asks every iteration of training for it; the paper's weights, trained for much longer than the course's, stay put for more than 100. A length that shrinks and an error that shrinks are two things, so measure both.
+# The first changes are the longest, and most of what the iterations give they give early. What follows is up to the weights. The state is bounded, so every single change is; but nothing in the equations makes a hundred small changes cancel, and in one direction they add up. The error on the right says how far these weights let the flow drift. That the flow settles near the truth is learned: the loss of [lesson 7](7_learning.ipynb) asks every iteration of training for it. The paper reports more than 100 iterations without divergence for its weights. Short changes do not prove a small error, so measure both.
 
 # %% [markdown]
 # ## Exercises
@@ -1268,7 +1177,7 @@ corner, edge, inside = (round(ninth[y, x].item(), 3) for y, x in ((0, 0), (0, 16
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Inside all nine count, and the flow is 9. At an edge three neighbours are zeros, which leaves six ninths, 6; in a corner five are, which leaves 4. The cell above computes the three; print them.
+# `print(inside, edge, corner)`. Inside all nine neighbours count, and the flow is 9. At an edge three of them are zeros, which leaves six ninths, 6; in a corner five are, which leaves 4.
 #
 # </details>
 #
@@ -1289,25 +1198,6 @@ assert wrong.shape == true_flow.shape
 error = (wrong - true_flow).norm(dim=1)[known[:, 0] == 1].mean()
 print(f"mean error with the mask read as 8 × 8 × 9: {error:.2f} px")
 
-
-# %%
-def draw_misread():
-    figure, axes = canvas(1, 2, 5.2, 2.2)
-    pictures = {"9 × 8 × 8, as it was made": convex_upsample(coarse, mask), "8 × 8 × 9": wrong}
-    for each, (name, flow) in zip(axes, pictures.items(), strict=True):
-        each.imshow(to_picture(flow_to_image(flow * known, max_norm=36)))
-        each.set(xlim=(149.5, 289.5), ylim=(190.5, 90.5), title=name, xlabel="x (px)")
-    axes[0].set(ylabel="y (px)")
-    return figure
-
-
-show(
-    draw_misread(),
-    alt="Close view of the motorcycle's flow with sharp edges, and the same with stripes where the "
-    "mask was read in the wrong order",
-    photo=True,
-)
-
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
@@ -1317,32 +1207,7 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# One hot: a mask that chooses neighbour 5 for all sub-pixels must copy the vector on the right. Read wrongly, its channels are spread over sub-pixels and neighbours, and a pattern shows at every edge; where the flow is constant nothing does, so a test on smooth flow passes. The check of `convex_upsample` has such a mask.
-#
-# </details>
-#
-# **Measure.** How much of the gain of `ConvGRU` comes from making $z$ and $r$ in one convolution, how much from the share? Time the unit with two calls of `_convolve` in place of the one.
-#
-# <details><summary>Hint</summary>
-#
-# `gru._convolve(x, gru.convz)` makes one gate's sum. Give both ways to `best_seconds`.
-#
-# </details>
-
-# %%
-timed = ConvGRU(96, 64, 82).requires_grad_(False)
-hm = torch.randn(1, 96 + 82, 32, 64)
-turns = {
-    "together": lambda: timed._convolve(hm, timed.convz, timed.convr),
-    "apart": lambda: [timed._convolve(hm, conv) for conv in (timed.convz, timed.convr)],
-}
-seconds = best_seconds(turns, turns=9)
-print(f"both gates together: {seconds['together'] / seconds['apart']:.2f} of the time apart")
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# The ratio printed above, for one run: take it several times. The multiplications are the same, so what is saved is a second reading of the input and the overhead of a call. On a CPU that is little, and the ratio scatters around 1 when other programs run; on a GPU that waits for its next call it is more. The share saves multiplications, and its gain stays.
+# A mask that chooses one neighbour: with neighbour 5 for all sub-pixels, every block must copy the vector on its right. Read wrongly, the channels of that mask are spread over sub-pixels and neighbours. Where the flow is constant nothing shows, so a test on constant flow passes. The check of `convex_upsample` has such a mask.
 #
 # </details>
 
@@ -1363,68 +1228,34 @@ kept = convex_upsample(replicated, torch.zeros(1, 576, 8, 10))[..., 8:-8, 8:-8]
 assert torch.allclose(kept, torch.tensor(16.0))
 
 # %% [markdown]
-# Repeating the border would keep the flow. The released code pads with zeros; a trained mask learns to give the outside no weight, and weights published for this code expect it.
+# Repeating the border would keep the flow. The released code pads with zeros, and the weights published for it expect zeros; a mask can give the outside no weight, if training teaches it to.
 #
 # ### Faults that nobody reports
 #
-# Three changes leave every shape as it is. Two run here for twelve iterations with the trained weights, and the last column says how far the final flow is from the right one; the third changes the upsampling alone.
-
-
-# %%
-class SwappedGates(nn.Module):
-    """The unit with z and 1 − z confused: what should be kept is replaced."""
-
-    def __init__(self, gru):
-        super().__init__()
-        self.gates, self.share, self.gru = gru.gates, gru.share, gru
-
-    def forward(self, h, m, share):
-        z, _, q = self.gates(h, m, share)
-        return torch.lerp(q, h, z)
-
-
-class FlowFirst(nn.Module):
-    """The motion encoder with the flow before the features instead of behind them."""
-
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, flow, correlations):
-        return self.encoder(flow, correlations).roll(2, dims=1)
-
+# Three faults leave every shape as it is. Two run here for twelve iterations with the trained weights, the third is in the upsampling alone; how far is the flow from the right one?
 
 # %%
-def final_flow(encoder=None, gru=None):
-    whole = model.update_block
-    parts = SimpleNamespace(encoder=encoder or whole.encoder, gru=gru or whole.gru)
-    parts.flow_head = whole.flow_head
-    last = trace(parts, 12)[-1]
-    return last.f + last.change
+swapped, flow_first = (deepcopy(model.update_block) for _ in range(2))
+for parameter in swapped.gru.convz.parameters():
+    parameter.neg_()  # z becomes 1 − z, since σ(−a) = 1 − σ(a)
+# The hook moves the flow from the last two channels to the first two.
+flow_first.encoder.register_forward_hook(lambda part, takes, gives: gives.roll(2, dims=1))
 
-
-right_flow = flows[12]
-print(f"mean length of the right flow: {8 * right_flow.norm(dim=1).mean():5.2f} px")
-for name, faulty in {
-    "z and 1 − z swapped": final_flow(gru=SwappedGates(model.update_block.gru)),
-    "flow before the features": final_flow(encoder=FlowFirst(model.update_block.encoder)),
-}.items():
-    change = 8 * (faulty - right_flow).norm(dim=1).mean()
-    print(f"{name:>24}: differs by {change:5.2f} px on average")
-
-# %%
-closed = bilinear_upsample(right_flow)
-open_edges = 8 * F.interpolate(right_flow, scale_factor=8, mode="bilinear", align_corners=False)
-print(f"align_corners=False: differs by up to {(closed - open_edges).abs().max():.2f} px")
+for name, faulty in {"z and 1 − z swapped": swapped, "flow first": flow_first}.items():
+    last = trace(faulty, 12)[-1]
+    distance = 8 * (last.f + last.change - flows[12]).norm(dim=1).mean()
+    print(f"{name:>19}: {distance:5.2f} px away")
+edges = 8 * F.interpolate(flows[12], scale_factor=8, mode="bilinear", align_corners=False)
+distance = (bilinear_upsample(flows[12]) - edges).norm(dim=1)
+print(f"align_corners=False: {distance.mean():5.2f} px away, at most {distance.max():.2f}")
+print(f"{8 * flows[12].norm(dim=1).mean():.2f} px: the mean length of the right flow")
 
 # %% [markdown]
-# A network trained with one of these would learn around it and do well; with published weights only a comparison with known numbers shows the fault. The tests of this module compare one update, both upsamplings and each of these faults with frozen outputs of the released code.
+# A network trained with one of these faults learns around it, and nothing shows. With published weights, only a comparison with known numbers shows the fault: the tests of this module compare one update and both upsamplings with frozen outputs of the released code, and make sure that each of these faults would fail.
 #
 # ### What the code says to bad input
 
 # %%
-from fourfold.kit.notebook import shows_error
-
 with shows_error(ValueError):
     convex_upsample(torch.zeros(1, 2, 4, 5), torch.zeros(1, 64, 4, 5))
 with shows_error(ValueError):
@@ -1452,7 +1283,7 @@ with shows_error(ValueError):
 # ## Recap
 #
 # - One iteration reads correlations where the flow points, blends a candidate into a bounded state, and adds the change that the state gives: a learned step of descent, with the same weights every time.
-# - A convolution is a sum over channels, so the part of the context is made once; rows then columns see as far as 5 × 5 for the weights of 3 × 3.
-# - Every fine vector is a mean of nine coarse ones, with weights that the state chooses; channel $64k + 8u + v$, zeros beyond the border, vectors 8 times as long.
+# - A convolution is a sum over channels, so the context's share is made once; a unit along rows and one along columns see as far as 5 × 5, for about the weights of 3 × 3.
+# - Every fine vector is a mean of nine coarse ones, with weights that the state chooses: channel $64k + 8u + v$, zeros beyond the border, vectors 8 times as long.
 #
 # The line goes on in [lesson 6](6_raft.ipynb), where encoders, correlation and this block become the whole model.

@@ -18,38 +18,39 @@
 # %% [markdown]
 # # RAFT: the whole model
 #
-# **After this lesson you can** say what happens to two photographs between RAFT's door and its last flow, load the course's weights or published ones into the model you have read, and run it on two photographs of your own.
+# **After this lesson you can** follow two photographs through every stage of RAFT, load the course's weights or published ones into the model you have read, and run it on two photographs of your own.
 #
 # *Before this:* [Windows](../6_bilinear_sampling/3_window.ipynb) (`3_window`), and of this chapter the [encoders](3_encoders.ipynb), the [correlation](4_correlation.ipynb) and the [update](5_update.ipynb). *Time:* 50 minutes, and 40 for the blanks.
 
 # %% [markdown]
 # ## Words
 #
-# RAFT estimates the **flow** (光流): for every pixel of a first image, how far it moved to the right and down until the second. It works on a **coarse grid** (粗网格), an eighth of the image's size, and in two stages.
+# RAFT estimates the **flow** (光流): how far each pixel of a first image has moved, to the right and down, in the second. It works on a **coarse grid** (粗网格), an eighth of the image's size, in two stages.
 #
-# The first stage looks at the images once. An encoder turns each image into **features** $F$ (特征), a vector for every place of the coarse grid. The products of all vectors of one image with all vectors of the other are the **correlation** $C$ (相关体积), averaged down to a pyramid of $L$ levels. A second encoder sees image 1 alone and gives the **context** $x$ and the first hidden **state** $h$.
+# The first stage runs once for a pair. An encoder turns each image into **features** $F$ (特征), a vector for every place of the coarse grid. The inner products of all vectors of image 1 with all vectors of image 2 are the **correlation** $C$ (相关体积), averaged down to a pyramid of $L$ levels. A second encoder sees image 1 alone and gives the **context** $x$ and the first hidden **state** $h$.
 #
-# The second stage repeats one step. It reads the correlation around the **positions** $p$ where the present **flow** $f$ sends each pixel, and a gated unit turns what it read, the context and the state into a new state and a **change** $\Delta$ of the flow. One flow field of one resolution is kept and improved, from zero; no coarse-to-fine cascade hands its mistakes on. At the end the flow is brought to full size.
+# The second stage repeats one step. It reads the correlation around the **positions** $p$ where the present **flow** $f$ sends each pixel, and a gated unit turns what it read, the context and the state into a new state and a **change** $\Delta$ of the flow. There is one flow field of one resolution; it starts at zero and is improved at every iteration. At the end the flow is brought to full size.
 
 # %% [markdown]
 # ## Figure
 #
 # ### Every stage, on a real pair
 #
-# The pair shows one scene from two cameras side by side. The weights are the course's own RAFT-small. A **hook** is a function that torch calls with the inputs and results of a part each time it runs; three hooks write down what passes, and everything below is drawn from their notes.
+# The pair shows one scene from two cameras side by side. The weights are the course's own RAFT-small. A **hook** is a function that torch calls with the inputs and outputs of a part each time it runs; three hooks write down what passes, and the figure is drawn from their notes.
 
 # %%
 import re
-import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.patches import ConnectionPatch
+from matplotlib.patches import FancyBboxPatch, Polygon
 from torch import Tensor, nn
 
 from fourfold.bilinear_sampling.sampling import _check_floating, sample
@@ -58,14 +59,7 @@ from fourfold.kit.arguments import whole_number
 from fourfold.kit.checkpoints import check_keys, load_tensors, read_json
 from fourfold.kit.data import data_path
 from fourfold.kit.downloads import download
-from fourfold.kit.drawing import (
-    COLOURS,
-    canvas,
-    film_strip,
-    flow_to_image,
-    show,
-    to_picture,
-)
+from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, show, to_picture
 from fourfold.kit.flow_picture import flow_picture
 from fourfold.kit.images import credit, photograph, read_image, stereo_pair
 from fourfold.kit.notebook import shows_error
@@ -78,7 +72,7 @@ from fourfold.raft.update import UpdateBlock
 
 
 # %%
-def watch(model, image1, image2, iterations=8):
+def watch(model, image1, image2, iterations=4):
     """Run the model; return what each part took and gave, in the order of its runs."""
     notes = {name: [] for name, _ in model.named_children()}
     hooks = [
@@ -91,7 +85,6 @@ def watch(model, image1, image2, iterations=8):
     return notes
 
 
-# %%
 pair = stereo_pair(shrink=4)
 left, right = (image[..., :120, :176] for image in (pair.left, pair.right))
 course = load_raft()
@@ -106,102 +99,126 @@ def in_colours(features):
     middle = inner.mean(dim=0)
     directions = torch.linalg.svd(inner - middle, full_matrices=False).Vh[:3]
     shares = (features[0].flatten(1).T - middle) @ directions.T
-    shares = shares / ((inner - middle) @ directions.T).std(dim=0) / 4 + 0.5
+    shares = shares / ((inner - middle) @ directions.T).std(dim=0).clamp(min=1e-6) / 4 + 0.5
     return 255 * shares.T.view(1, 3, *features.shape[2:])
 
 
-def panels_of(notes, query):
-    """The name, shape and picture of each tensor on the way, for one query pixel (x, y)."""
+def draw_map(axes, name, shape, picture, x, y, width=12, ratio=15 / 22):
+    """A picture with its name and the measured shape of its tensor above it."""
+    picture = to_picture(picture) if picture.ndim > 2 else picture
+    axes.imshow(picture, extent=(x, x + width, y + ratio * width, y), cmap="gray")
+    text = f"{name}\n{' × '.join(map(str, shape))}"
+    axes.text(x + width / 2, y - 0.5, text, ha="center", va="bottom", size=7.5)
+
+
+def draw_pictures(axes, query):
+    """Each tensor on the way, measured; the correlation and the window of one pixel (x, y)."""
     features = notes["fnet"][0][1]
     state, context = notes["cnet"][0][1].split([course.hidden, course.context], dim=1)
-    _, _, windows, flow = notes["update_block"][-1][0]
-    (x, y), change = query, notes["update_block"][-1][1][1]
+    (_, _, windows, flow), (_, change) = notes["update_block"][-1]
+    (x, y), side = query, 2 * course.radius + 1
     level = CorrelationVolume(*features.chunk(2)).levels[0]
-    side, full = 2 * course.radius + 1, notes["output"].full
-    return {
-        "image 1": (left.shape, left),
-        "image 2": (right.shape, right),
-        "features F": (features[:1].shape, in_colours(features[:1])),
-        "features F ": (features[1:].shape, in_colours(features[1:])),
-        "correlation C": (level.shape, level[y * flow.shape[3] + x]),
-        "read at positions p": (windows.shape, windows[0, : side**2, y, x].view(side, side).T),
-        "state h": (state.shape, in_colours(state.tanh())),
-        "context x": (context.shape, in_colours(context.relu())),
-        "change Δ": (change.shape, flow_to_image(change)),
-        "flow f": (flow.shape, flow_to_image(flow)),
-        "full flow V": (full.shape, flow_to_image(full)),
-    }
+    window = windows[0, : side**2, y, x].view(side, side).T  # channels go column by column
+    for name, values, picture, *place in (
+        ("image 1", left, left, 0, 21),
+        ("image 2", right, right, 0, 36),
+        ("features F", features[:1], in_colours(features[:1]), 27, 21),
+        ("features F", features[1:], in_colours(features[1:]), 27, 36),
+        ("context x", context, in_colours(context.relu()), 80, 5),
+        ("state h", state, in_colours(state.tanh()), 95, 5),
+        ("read at positions p", windows, window, 71, 49.5, 8, 1),
+        ("change Δ", change, flow_to_image(change), 95, 48),
+        ("flow f", flow, flow_to_image(flow), 54, 64),
+        ("full flow V", notes["output"].full, flow_to_image(notes["output"].full), 6, 55, 27),
+    ):
+        draw_map(axes, name, values.shape[1:], picture, *place)
+    draw_map(axes, "correlation C", level.shape, level[y * flow.shape[3] + x], 54, 28)
+    dot = {"color": COLOURS["query"], "markeredgecolor": "white", "markersize": 5}
+    axes.plot((x + 0.5) * 12 / 22, 21 + (y + 0.5) * 12 / 22, "o", **dot)
+
+
+# %%
+def draw_box(axes, name, x, y, width, height):
+    style = {"boxstyle": "round,pad=0,rounding_size=1", "facecolor": "0.85", "edgecolor": "0.4"}
+    axes.add_patch(FancyBboxPatch((x, y), width, height, **style))
+    axes.text(x + width / 2, y + height / 2, name, ha="center", va="center", size=7.5)
+
+
+def draw_arrow(axes, *path, colour="0.25"):
+    """A line through the points of a path, with a head at its end."""
+    for a, b in pairwise(path[:-1]):
+        axes.plot(*zip(a, b, strict=True), color=colour, linewidth=1)
+    style = {"arrowstyle": "-|>", "color": colour, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", path[-1], path[-2], arrowprops=style)
+
+
+def draw_parts(axes):
+    draw_box(axes, "context\nencoder", 15, 5.5, 9, 7)
+    draw_box(axes, "feature\nencoder", 15, 21, 9, 23)
+    draw_box(axes, f"all pairs,\nlevels L = {course.levels}", 41.5, 21, 10.5, 23)
+    draw_box(axes, f"look-up,\nradius r = {course.radius}", 54, 48.5, 12, 8)
+    draw_box(axes, "update block", 80, 32, 27, 7)
+    draw_box(axes, "upsample", 39, 65, 10, 6.5)
+    for y in (25, 40):
+        for x in (12.2, 24.2, 39.2):
+            draw_arrow(axes, (x, y), (x + 2.2, y))
+    draw_arrow(axes, (6, 16), (6, 9), (14.8, 9))
+    draw_arrow(axes, (24.2, 9), (79.8, 9))
+    draw_arrow(axes, (19.5, 5.3), (19.5, -2.5), (101, -2.5), (101, -0.2))
+    draw_arrow(axes, (52.2, 32), (53.8, 32))
+    for x in (86, 100):
+        draw_arrow(axes, (x, 13.4), (x, 31.8))
+    draw_arrow(axes, (60, 36.4), (60, 48.3))
+    draw_arrow(axes, (66.2, 53.5), (70.8, 53.5))
+    draw_arrow(axes, (79.2, 53.5), (84, 53.5), (84, 39.2))
+    draw_arrow(axes, (101, 39.2), (101, 43.2))
+    draw_arrow(axes, (101, 56.4), (101, 70), (66.2, 70), colour=COLOURS["flow"])
+    draw_arrow(axes, (66.2, 66), (89, 66), (89, 39.2), colour=COLOURS["flow"])
+    draw_arrow(axes, (60, 59.4), (60, 56.7), colour=COLOURS["flow"])
+    draw_arrow(axes, (107.2, 35.5), (110.5, 35.5), (110.5, 9), (107.2, 9))
+    draw_arrow(axes, (53.8, 68), (49.2, 68))
+    draw_arrow(axes, (38.8, 68), (33.2, 68))
 
 
 # %% tags=["figure"]
-PLACES = (
-    ("image 1", "features F", "correlation C", "read at positions p"),
-    ("image 2", "features F ", "flow f", "change Δ"),
-    ("", "full flow V", "context x", "state h"),
-)
-ARROWS = {
-    "features F": ["image 1"],
-    "features F ": ["image 2"],
-    "correlation C": ["features F", "features F "],
-    "read at positions p": ["correlation C", "flow f"],
-    "change Δ": ["read at positions p", "context x", "state h"],
-    "flow f": ["change Δ"],
-    "full flow V": ["flow f"],
-}
-
-
 def draw_raft(query=(14, 9)):
-    figure, grid = canvas(3, 4, 7.6, 5.0)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
-    axes = {name: grid[row, n] for row in range(3) for n, name in enumerate(PLACES[row])}
-    for name, (shape, picture) in panels_of(notes, query).items():
-        picture = to_picture(picture) if picture.ndim > 2 else picture
-        axes[name].imshow(picture, aspect="auto", cmap="gray")
-        origin = ", from image 1" if name in ("state h", "context x") else ""
-        axes[name].set_title(f"{name}{origin}\n{tuple(shape)}", fontsize=7.5)
-        axes[name].set(xticks=[], yticks=[])
-    dot = {"color": COLOURS["query"], "markeredgecolor": "white"}
-    axes["image 1"].plot(*(8 * place + 3.5 for place in query), "o", **dot)
-    for end, starts in ARROWS.items():
-        for start in starts:
-            draw_arrow(figure, axes[start], axes[end])
-    axes[""].set_axis_off()
-    facts = {"levels L": course.levels, "radius r": course.radius}
-    facts["iteration k"] = len(notes["update_block"]) - 1
-    said = "\n\n".join(f"{name} = {value}" for name, value in facts.items())
-    axes[""].text(0.1, 0.5, said, fontsize=8, va="center")
+    figure, axes = canvas(1, 1, 7.6, 5.4)
+    loop = [
+        (52.5, 45),
+        (78.5, 45),
+        (78.5, 29),
+        (93.5, 29),
+        (93.5, 0),
+        (113, 0),
+        (113, 74),
+        (52.5, 74),
+    ]
+    axes.add_patch(Polygon(loop, facecolor="0.95", zorder=-1))
+    draw_pictures(axes, query)
+    draw_parts(axes)
+    k = len(notes["update_block"]) - 1
+    axes.text(112, 73, f"at every iteration k (here k = {k})", size=8, ha="right", style="italic")
+    axes.text(27, 7.5, "once for a pair", size=8, style="italic")
+    axes.set(xlim=(-0.5, 113.5), ylim=(75, -3.5))
+    axes.set_axis_off()
     return figure
-
-
-def draw_arrow(figure, start, end):
-    """From the edge of one picture to the facing edge of another."""
-    spans = [axes.get_subplotspec() for axes in (start, end)]
-    right, down = (
-        (getattr(spans[1], f"{axis}span").start - getattr(spans[0], f"{axis}span").start)
-        for axis in ("col", "row")
-    )
-    out = ((right > 0) - (right < 0), (down < 0) - (down > 0))
-    x = 0.5 if right else 0.92  # upright arrows pass beside the titles
-    place = [(x + 0.5 * side * out[0], 0.5 + 0.5 * side * out[1]) for side in (1, -1)]
-    style = {"arrowstyle": "-|>", "mutation_scale": 9, "lw": 1.4, "color": COLOURS["flow"]}
-    ends = {"coordsA": start.transAxes, "coordsB": end.transAxes}
-    figure.add_artist(ConnectionPatch(*place, **ends, **style))
 
 
 show(
     draw_raft(),
-    alt="Pictures of every stage of RAFT with arrows between them: two images, their features, the "
-    "correlation of one pixel, the window read from it, state and context, the change of the flow, "
-    "the flow on the coarse grid and at full size",
+    alt="RAFT as a diagram of small pictures: two images, their features, the correlation of one "
+    "pixel; a grey loop of look-up, update block, change and flow; state and context from image 1; "
+    "the flow at full size",
+    photo=True,
 )
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Follow the arrows. The dot on image 1 is one pixel; its correlation with all of image 2 is one small map, and what the model reads of it is the window around the pixel's present position. State and context come from image 1 alone. The change, drawn with a scale of its own, goes into the flow, and the flow says where to read next: this loop is the second stage. The colours of features, state and context are the three directions in which their vectors differ most.
+# The grey field is the loop; everything outside it runs once for a pair. The dot on image 1 marks one pixel: its correlation with all of image 2 is one small map of $C$, and the model reads the window around the pixel's present position. Context and first state come from image 1 alone. The purple arrows carry the flow: the change, drawn with a scale of its own, is added to it, and the flow says where to read next. The colours of features, context and state show the three directions in which their vectors differ most.
 #
 # ### The same run, with letters
 #
-# `Pipeline.trace` of [chapter 1](../1_paper_writing/1_one_line.ipynb) runs a model under hooks of its own, again with each side of the images doubled, and so finds out which size of each tensor answers to which size of the image.
+# `Pipeline.trace` of [chapter 1](../1_paper_writing/1_one_line.ipynb) runs a model under hooks of its own, then again with each side of the images doubled, and so finds which size of each tensor follows which size of the image.
 
 
 # %% tags=["figure"]
@@ -212,11 +229,11 @@ run = Pipeline.trace(
 show(run.draw(), alt=run.describe())
 
 # %% [markdown]
-# Every part works on a grid of H/8 × W/8; the encoders ran once, the update block as often as there are iterations, with its own result among its inputs. The two encoders have under a seventh of the parameters:
+# Every part works on a grid of H/8 × W/8. The encoders ran once, the update block as often as there are iterations, with its own result among its inputs. In RAFT-small, that block holds most of the parameters:
 
 # %% tags=["nbval-check-output"]
 learned = {stage.name: stage.parameters for stage in run.stages if stage.parameters}
-print(learned, f"encoders: {1 - learned['update_block'] / sum(learned.values()):.0%}")
+print(learned, f"update block: {learned['update_block'] / sum(learned.values()):.0%}")
 
 # %% [markdown]
 # ## Formula
@@ -229,21 +246,21 @@ print(learned, f"encoders: {1 - learned['update_block'] / sum(learned.values()):
 #
 # $$ [a, b] = c(I_1), \qquad h_0 = \tanh(a), \qquad x = \mathrm{relu}(b) \tag{2} $$
 #
-# Iteration $k$ reads the correlation around the positions $p$. With $p_0$, the coarse grid's own pixels,
+# Iteration $k$ reads the correlation around the positions $p$; $p_0$ are the coordinates of the coarse grid's own pixels:
 #
 # $$ p = p_0 + f_k \tag{3} $$
 #
-# and the update block $U$ of lesson 5 makes of the windows $C_r(p)$, of radius $r$, the next state and the change $\Delta$:
+# From the windows $C_r(p)$ of radius $r$, the update block $U$ of lesson 5 makes the next state and the change $\Delta$:
 #
 # $$ (h_{k+1},\; \Delta) = U\big(h_k,\; x,\; C_r(p),\; f_k\big) \tag{4} $$
 #
 # $$ f_{k+1} = \mathrm{stop}(f_k) + \Delta, \qquad f_0 = 0 \tag{5} $$
 #
-# `stop` gives its argument back and lets no gradient through (`detach` in torch); equations 3 and 4 read the stopped $f_k$ as well. The full flow $V$ is the upsampled $f$, eight times as large in size and in length:
+# `stop` returns its argument and lets no gradient through (`detach` in torch); equations 3 and 4 read the stopped $f_k$ as well. The full flow $V$ is the upsampled $f$: eight times as many pixels each way, and vectors eight times as long:
 #
 # $$ V = \mathrm{upsample}_8(f_{k+1},\; h_{k+1}) \tag{6} $$
 #
-# For the all-pairs volume of an $H \times W$ image, with $L$ levels of four bytes a number, the memory $M$ is
+# The all-pairs volume of $B$ pairs of $H \times W$ images, with $L$ levels of four bytes a number, needs the memory $M$:
 #
 # $$ M = 4\,B\,\frac{H}{8}\,\frac{W}{8} \sum_{l=0}^{L-1} \left\lfloor \frac{H}{8 \cdot 2^l} \right\rfloor \left\lfloor \frac{W}{8 \cdot 2^l} \right\rfloor \ \text{bytes} \tag{7} $$
 #
@@ -254,7 +271,7 @@ print(learned, f"encoders: {1 - learned['update_block'] / sum(learned.values()):
 # | $I_1$ | first image | (B, 3, H, W), in [0, 255] | `image1` | image 1 |
 # | $I_2$ | second image | (B, 3, H, W), in [0, 255] | `image2` | image 2 |
 # | $F$ | features of an image | (B, D, H/8, W/8) | `features1` | features F |
-# | $C$ | correlation pyramid of all pairs | level l: (B·HW/64, H/8·2ˡ, W/8·2ˡ) | `correlation` | correlation C |
+# | $C$ | correlation pyramid of all pairs | level l: (B·HW/64, H/(8·2ˡ), W/(8·2ˡ)) | `correlation` | correlation C |
 # | $L$ | levels of the pyramid | whole number | `levels` | levels L |
 # | $r$ | radius of the windows read | whole number, coarse px | `radius` | radius r |
 # | $h$ | state of the gated unit | (B, 128 or 96, H/8, W/8) | `h` | state h |
@@ -271,9 +288,9 @@ print(learned, f"encoders: {1 - learned['update_block'] / sum(learned.values()):
 # %% [markdown]
 # ## Code
 #
-# ### The release's way, word by word
+# ### The loop of the release
 #
-# The released code keeps two sets of positions: `coords0`, where each pixel of image 1 is, and `coords1`, where it is in image 2. The flow is their difference. Here is that loop, with the parts of lessons 3 to 5.
+# The released code keeps two sets of positions: `coords0`, where each pixel of image 1 is, and `coords1`, where it is in image 2. The flow is their difference. Here is its loop, with the parts of lessons 3 to 5. `share` is the part of the gated unit's sums that comes from the context (lesson 5).
 
 
 # %%
@@ -298,11 +315,9 @@ with torch.no_grad():
 print(len(by_the_loop), tuple(by_the_loop[-1].shape))
 
 # %% [markdown]
-# `share` is the part of the gated unit's sums that comes from the context (lesson 5): it is the same at every iteration, so it is made once.
+# ### Two sizes of one flow
 #
-# ### Two fields make one result
-#
-# A flow is wanted at two sizes: full, for whoever uses it, and coarse, to begin the next pair with. A named tuple keeps them together and says which is which.
+# The flow is wanted full, for use, and coarse, to begin the next pair with. A named tuple keeps the two together.
 
 
 # %% tags=["promote"]
@@ -319,9 +334,9 @@ class Flow(NamedTuple):
 # %% [markdown]
 # ### The loop
 #
-# Equations 3 to 5. As a **generator**, a function with `yield`, it hands out each flow when it is made: training collects all of them, and whoever wants the last one pays for upsampling once.
+# Equations 3 to 5. As a **generator**, a function with `yield`, it hands out each flow when it is made: training upsamples all of them, and a user the last one only.
 #
-# Where `coords1` was, there stands `start + flow`. The sum of many small numbers loses less when the large coordinate is added last.
+# Where the release has `coords1`, here stands `start + flow`: the flow is summed by itself, without rounding to the digits of a large coordinate.
 
 
 # %% tags=["promote", "exercise"]
@@ -358,7 +373,8 @@ one = torch.ones(1, requires_grad=True)
 
 def step(h, share, windows, flow):
     """A stand-in for the update block: the state doubles, the flow moves by it."""
-    return 2 * h * one, h[:, :2] * one + 0 * windows
+    nothing = windows + flow - (windows + flow).detach()  # 0, but a gradient passes through
+    return 2 * h * one, h[:, :2] * one + nothing
 
 
 seen, zero = [], torch.zeros(1, 2, 2, 3)
@@ -370,18 +386,21 @@ assert flows[-1][1][0, 0, 0, 0] == 8, "the state of one iteration goes into the 
 grid = pixel_grid(2, 3).permute(2, 0, 1)
 assert torch.equal(seen[0][0], grid + 5), "equation 3: positions are the grid plus the flow"
 assert torch.equal(seen[2][0], grid + 8), "each iteration reads where the last one has led"
-# The last change is 4·one³: 3 factors through the states, none through the earlier flows.
+assert flows[-1][0].requires_grad, "training needs the gradient of the flow that is handed out"
+# The last change is 4·one³: three factors through the states, none through the earlier flows.
 (slope,) = torch.autograd.grad(flows[-1][0][0, 0, 0, 0], one)
-assert slope.item() == 12, "the gradient must stop at the flow (detach), and pass the state"
+assert slope.item() <= 12, "a gradient passes through the flow; equations 3 to 5 stop it in each"
+assert slope.item() == 12, "the gradient must pass through the state"
 
 # %% [markdown]
 # ### Why detach
 #
-# Without `stop`, a flow depends on all earlier ones twice: as a sum, and through the positions. The derivative with respect to a position is the slope of the correlation between two pixels, which jumps at every pixel. To measure what that does, take the gradient of the last flow alone with respect to the feature encoder's first layer, both ways.
+# Without `stop`, a flow depends on all earlier ones: as their sum, and through what was read at their positions. The derivative with respect to a position is the slope of the correlation between two pixels, which jumps at every pixel. To measure what that does, take the gradient of the last flow with respect to the feature encoder's first layer, both ways.
 
 
 # %%
 def attached(update_block, correlation, h, share, flow, iterations):
+    """`refine` without `detach`."""
     start = pixel_grid(*flow.shape[2:]).permute(2, 0, 1)
     for _ in range(iterations):
         h, change = update_block(h, share, correlation(start + flow), flow)
@@ -405,16 +424,16 @@ for iterations in (1, 2, 4, 8):
     print(f"{iterations} iterations: detached {norms[0]:.4f}, attached {norms[1]:.4f}")
 
 # %% [markdown]
-# At one iteration the two agree, since the first flow is a constant. Further down, the detached column holds what reaches the last change alone; the attached one adds what comes through the flows before it, at positions that have moved since. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a signal of its own, and the detour through the positions is not needed.
+# At one iteration the two agree, since the first flow is a constant. From then on, the detached gradient comes through the last change and the states behind it; the attached one comes through all earlier changes and positions as well. The loss of training ([lesson 7](7_learning.ipynb)) looks at the flow after every iteration, so each change gets a gradient of its own; [lesson 8](8_experiments.ipynb) also trains without the cut.
 #
 # ### The sizes of two models
 #
-# Full and small differ in widths, in the blocks of their encoders, and in the context encoder's normalisation. These are data:
+# Full and small differ in widths, in the blocks of their encoders, in the context encoder's normalisation and in the radius. These are data:
 
 
 # %% tags=["promote"]
 class Variant(NamedTuple):
-    """The sizes of one published model."""
+    """The sizes of one published model: channels, the radius, the encoders' widths and blocks."""
 
     features: int
     hidden: int
@@ -436,7 +455,7 @@ _CORRELATIONS = {"all-pairs": CorrelationVolume, "on-demand": OnDemandCorrelatio
 # %% [markdown]
 # ### How small an image may be
 #
-# The coarsest level of the pyramid needs two pixels each way: the release divides by its width minus one there and gives NaN for smaller images, so users have to trace NaN through its code. With 4 levels that asks for 128 pixels, with 3 for 64, which is how models learn on small crops. What else the door checks, *What breaks* shows.
+# The coarsest level of the pyramid needs two pixels each way: the release divides by its width minus one, and gives NaN for smaller images. With 4 levels that asks for 128 pixels, with 3 for 64, so that the course can train on small crops.
 
 
 # %% tags=["promote"]
@@ -448,12 +467,14 @@ def least_size(levels: int) -> int:
 # %%
 print({levels: least_size(levels) for levels in (1, 2, 3, 4)})
 
+# %% [markdown]
+# What enters is checked, each input by a function of its own; *What breaks* shows their sentences.
+
 
 # %% tags=["promote"]
-def _chosen(name: str, value: str, among: Mapping[str, object]) -> object:
+def _check_choice(name: str, value: str, among: Mapping[str, object]) -> None:
     if value not in among:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(among)}")
-    return among[value]
 
 
 def _check_images(image1: Tensor, image2: Tensor) -> None:
@@ -520,7 +541,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 # %% [markdown]
 # ### The model
 #
-# On one page: what it is made of, what it makes once for a pair, the loop, and a door for people. `forward` is for training: it returns the flow of every iteration. `estimate` is for use: one pair or a batch, of any size, last flow only. It repeats the border until the sides are multiples of 8 and cuts the result back.
+# The parts, what is made once for a pair (`prepare`), and the loop, called in two ways. `forward` is for training: it returns the flow of every iteration. `estimate` is for use: one pair or a batch, of any size, last flow only. It repeats the border until the sides are multiples of 8 and cuts the result back. `from_official` makes a model from published weights; the two functions that it calls come further down.
 
 
 # %% tags=["promote"]
@@ -544,8 +565,9 @@ class RAFT(nn.Module):
         correlation: str = "all-pairs",
     ) -> None:
         super().__init__()
-        sizes = _chosen("variant", variant, VARIANTS)
-        _chosen("correlation", correlation, _CORRELATIONS)
+        _check_choice("variant", variant, VARIANTS)
+        _check_choice("correlation", correlation, _CORRELATIONS)
+        sizes = VARIANTS[variant]
         self.variant, self.correlation = variant, correlation
         self.levels = whole_number("levels", levels, least=1)
         self.radius = whole_number("radius", sizes.radius if radius is None else radius, least=0)
@@ -556,7 +578,7 @@ class RAFT(nn.Module):
         channels = self.levels * (2 * self.radius + 1) ** 2
         self.update_block = UpdateBlock(channels, self.hidden, self.context, variant == "small")
 
-    def prepare(self, image1: Tensor, image2: Tensor):
+    def prepare(self, image1: Tensor, image2: Tensor) -> tuple[Callable, Tensor, Tensor]:
         """What a pair needs once: correlation, first state, context's share (equations 1 and 2)."""
         image1, image2 = (2 * (image / 255) - 1 for image in (image1, image2))
         features1, features2 = self.fnet(torch.cat([image1, image2])).chunk(2)
@@ -649,9 +671,9 @@ class RAFT(nn.Module):
 
 
 # %% [markdown]
-# `from_official` calls two functions that come further down, `from_published_names` and `published_sizes`; Python looks for them when it is called.
+# > **Where the code leaves the paper.** The paper's inner product is not scaled; the released code divides it by $\sqrt{D}$. The mask of the upsampling is multiplied by ¼ there, and RAFT-small upsamples by bilinear sampling. The release upsamples at every iteration, also in use, and puts the context through the gated unit's convolutions each time; here both are done once, with the same numbers.
 #
-# The page agrees with the release's loop at every iteration, and needs no more than one upsampling for `estimate`:
+# The model agrees with the release's loop at every iteration:
 
 # %%
 torch.manual_seed(0)
@@ -660,13 +682,13 @@ with torch.no_grad():
     model.load_state_dict(course.state_dict())
     by_the_page = model(left, right, 4)
 for ours, theirs in zip(by_the_page, by_the_loop, strict=True):
-    # One pair or two images in a batch, grid plus flow or coords1: float32 rounds differently.
-    assert torch.allclose(ours.full, theirs, atol=1e-3), "the page differs from the loop"
+    # Two images in one batch, grid plus flow for coords1: float32 rounds differently.
+    assert torch.allclose(ours.full, theirs, atol=1e-3), "the model differs from the loop"
 last = model.estimate(left, right, 4)
 assert torch.allclose(last.full, by_the_page[-1].full, atol=1e-3), "estimate is the last of forward"
 
 # %% [markdown]
-# Both models have as many parameters as published (the table of torchvision's weights says how many):
+# Both models have as many parameters as published (torchvision lists them with its weights):
 
 # %% tags=["nbval-check-output"]
 for variant in VARIANTS:
@@ -677,7 +699,7 @@ for variant in VARIANTS:
 # %% [markdown]
 # ### Any size
 #
-# 125 × 185 pixels are no multiples of 8. `estimate` adds a border of repeated pixels, and cuts the flow back; the coarse flow covers the padded size.
+# The sides of this pair are no multiples of 8. `estimate` adds a border of repeated pixels and cuts the flow back; the coarse flow covers the padded size.
 
 # %%
 whole = course.estimate(pair.left, pair.right)
@@ -694,9 +716,9 @@ assert torch.allclose(batch.full[0], alone.full, atol=1e-3)  # float32, other me
 assert not course.training
 
 # %% [markdown]
-# ### Names of other houses
+# ### Names of published weights
 #
-# Weights are a dictionary from names to tensors, and three houses name the same tensors differently: the release, torchvision and this course. The release saved its model while it ran on several GPUs, which puts `module.` before every name. The differences are a table of patterns, tried from top to bottom:
+# Weights are a dictionary from names to tensors. The release, torchvision and this course name the same tensors differently; the release also has `module.` before every name, which the wrapper for several GPUs put there. The differences are a table of patterns, tried from top to bottom:
 
 
 # %% tags=["promote"]
@@ -745,7 +767,7 @@ theirs = "module.update_block.gru.convq2.weight"
 assert our_name(theirs) == "update_block.gru.vertical.convq.weight", "the digit picks the direction"
 
 # %% [markdown]
-# Two matters no single name can settle. The small model has one gated unit, so `horizontal` goes away where no `vertical` is. And the release keeps one normalisation of the full context encoder twice, as `norm3` and as `downsample.1`; both become one, if they agree.
+# Two cases need all names at once. The small model has one gated unit, so `horizontal` goes away where no `vertical` is. And the release holds a normalisation of the full context encoder twice, as `norm3` and as `downsample.1`; both become one, if they agree.
 
 
 # %% tags=["promote"]
@@ -775,57 +797,33 @@ def from_published_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # %% [markdown]
-# To see both formats give one model without a download, write a full model's tensors under the others' names, by rules that run the other way, and load them back.
+# Give a full model's tensors the release's names, second names included, and bring them back. (The tests do the same with the recorded list of the release's names and with torchvision's.)
 
 
 # %%
-def release_names(tensors):
-    rules = (
-        ("gru.horizontal.conv(.)", r"gru.conv\g<1>1"),
-        ("gru.vertical.conv(.)", r"gru.conv\g<1>2"),
-    )
-    rules += (("mask.conv1", "mask.0"), ("mask.conv2", "mask.2"))
-    named = {rewritten(name, rules): value for name, value in tensors.items()}
-    again = {re.sub(r"^(cnet.*)downsample\.1\.", r"\1norm3.", name): named[name] for name in named}
-    return {f"module.{name}": value for name, value in (named | again).items()}
+def release_name(name):
+    name = re.sub(r"gru\.horizontal\.conv(.)", r"gru.conv\g<1>1", name)
+    name = re.sub(r"gru\.vertical\.conv(.)", r"gru.conv\g<1>2", name)
+    return "module." + name.replace("mask.conv1", "mask.0").replace("mask.conv2", "mask.2")
 
 
-def torchvision_names(tensors):
-    rules = (("update_block.mask.conv1", "mask_predictor.convrelu.0"),)
-    rules += (("update_block.mask.conv2", "mask_predictor.conv"),)
-    rules += ((r"(layer.*)\.conv(\d)", r"\1.convnormrelu\2.0"),)
-    rules += ((r"(layer.*)\.norm(\d)", r"\1.convnormrelu\2.1"), ("net.conv1", "net.convnormrelu.0"))
-    rules += (("net.norm1", "net.convnormrelu.1"), ("net.conv2", "net.conv"))
-    rules += (
-        ("encoder.convc(.)", r"motion_encoder.convcorr\1.0"),
-        ("encoder.conv[.]", "motion_encoder.conv.0."),
-    )
-    rules += (("encoder.convf(.)", r"motion_encoder.convflow\1.0"),)
-    rules += (
-        ("gru.horizontal", "recurrent_block.convgru1"),
-        ("gru.vertical", "recurrent_block.convgru2"),
-    )
-    rules += (("fnet", "feature_encoder"), ("cnet", "context_encoder"))
-    return {rewritten(name, rules): value for name, value in tensors.items()}
-
-
-def rewritten(name, rules):
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-# %%
 tensors = RAFT("full").state_dict()
-spellings = {"release": release_names(tensors), "torchvision": torchvision_names(tensors)}
-for house, named in spellings.items():
-    print(f"{house:>11}: {len(named)} names, such as {list(named)[150]}")
-
+released = {release_name(name): value for name, value in tensors.items()}
+for name in list(released):
+    if ".cnet." in name and ".downsample.1." in name:
+        released[name.replace("downsample.1", "norm3")] = released[name]
+back = from_published_names(released)
+print(f"{len(released)} names of the release, {len(back)} of ours")
+assert back.keys() == tensors.keys() and all(torch.equal(back[n], tensors[n]) for n in tensors)
 
 # %% [markdown]
 # ### What the shapes say
 #
-# A dictionary of tensors does not say which model it belongs to; the shapes do. The first convolution of an encoder has as many outputs as the variant's first width. The first convolution of the motion encoder reads $L\,(2r+1)^2$ correlations: with 147 of them, a radius of 3 leaves 3 levels. Several pairs can fit one number, so the radius nearest to the published one is tried first.
+# A dictionary of tensors does not say which model it belongs to; the shapes do. The first convolution of an encoder has as many outputs as the variant's first width. The first convolution of the motion encoder reads $L\,(2r+1)^2$ correlations: 147 of them are 3 levels of radius 3. Can another pair give the same number? Count up to 8 levels and radius 8:
+
+# %%
+channels = {(L, r): L * (2 * r + 1) ** 2 for L in range(1, 9) for r in range(9)}
+print(f"{len(channels)} pairs, {len(set(channels.values()))} different numbers")
 
 
 # %% tags=["promote", "exercise"]
@@ -846,8 +844,7 @@ def published_sizes(tensors: Mapping[str, Tensor]) -> tuple[str, int, int]:
             f"fnet.conv1.weight has {width} output channels; expected 64 (full) or 32 (small)"
         )
     channels = tensors["update_block.encoder.convc1.weight"].shape[1]
-    # The radius nearest to the published one that leaves a plausible number of levels.
-    for radius in sorted(range(9), key=lambda r: abs(r - VARIANTS[variant].radius)):
+    for radius in range(9):  # No other radius fits with 1 to 8 levels.
         levels, rest = divmod(channels, (2 * radius + 1) ** 2)
         if rest == 0 and 1 <= levels <= 8:
             return variant, levels, radius
@@ -873,18 +870,18 @@ for wrong in (two_tensors(48, 324), two_tensors(64, 5000), {}):
         continue
     raise AssertionError(f"shapes of no RAFT were taken for {found}")
 
+# %% [markdown]
+# Now `from_official` has all it needs:
+
 # %%
-for house, named in spellings.items():
-    found = RAFT.from_official(named).state_dict()
-    assert found.keys() == tensors.keys() and all(
-        torch.equal(found[n], tensors[n]) for n in tensors
-    )
-    print(f"{house:>11}: the same {len(found)} tensors")
+twin = RAFT.from_official(released)
+print(twin.variant, twin.levels, twin.radius)
+assert all(torch.equal(value, tensors[name]) for name, value in twin.state_dict().items())
 
 # %% [markdown]
 # ### Published weights, on request
 #
-# torchvision publishes eight sets of weights, some ported from the release and some trained anew: C is for the data set FlyingChairs, T for FlyingThings3D, S Sintel, K KITTI, H HD1K. Each file's name ends in the first 8 digits of its sha256, so a download can be checked against its own name. Nothing is fetched until a name is asked for; then the file stays in your cache folder.
+# torchvision publishes eight sets of weights, some ported from the release and some trained anew. The letters name the data sets of the training: C FlyingChairs, T FlyingThings3D, S Sintel, K KITTI, H HD1K. Each file's name ends in the first 8 digits of its sha256, so a download can be checked against its own name. Nothing is fetched until a name is asked for; then the file stays in your cache folder.
 
 
 # %% tags=["promote"]
@@ -952,7 +949,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 # %% [markdown]
-# `load_raft()` has drawn the figures above. Reading `.pth` files is a matter of trust: they are pickles, and a pickle can run code. `weights_only=True` refuses everything but tensors and plain containers.
+# `load_raft()` gave the model of the figures above. A `.pth` file is a pickle, and a pickle can run code when it is read; `weights_only=True` refuses everything but tensors and plain containers.
 
 # %%
 with shows_error(ValueError):
@@ -991,18 +988,17 @@ def draw_memory():
     heights = range(128, 2200, 8)
     sizes = [volume_bytes(h, h * 16 // 9) / 2**30 for h in heights]
     axes.loglog(heights, sizes, color=COLOURS["flow"])
-    for height, name in ((436, "Sintel"), (1080, "full HD"), (2160, "4K")):
-        size = volume_bytes(height, height * 16 // 9) / 2**30
+    for name, (height, width) in {
+        "Sintel": (436, 1024),
+        "full HD": (1080, 1920),
+        "4K": (2160, 3840),
+    }.items():
+        size = volume_bytes(height, width) / 2**30
         axes.plot(height, size, "o", color=COLOURS["query"])
-        axes.annotate(
-            f"{name}: {size:.2g} GiB",
-            (height, size),
-            (-6, 2),
-            ha="right",
-            textcoords="offset points",
-        )
-    axes.set(xlabel="height of a 16:9 image (px)", ylabel="memory M (GiB)")
-    axes.set(xticks=[128, 256, 512, 1024, 2048], xticklabels=[128, 256, 512, 1024, 2048])
+        axes.text(0.94 * height, size, f"{name}: {size:.2g} GiB", ha="right", va="bottom")
+    ticks = [128, 256, 512, 1024, 2048]
+    axes.set(xlabel="height of a 16:9 image (px)", ylabel="memory M (GiB)", ylim=(None, 400))
+    axes.set(xticks=ticks, xticklabels=ticks)
     axes.minorticks_off()
     return figure
 
@@ -1010,27 +1006,24 @@ def draw_memory():
 show(
     draw_memory(),
     alt="Memory of the correlation volume against the height of an image: a straight "
-    "line on two logarithmic axes, past 20 GiB for full HD",
+    "line on two logarithmic axes, with Sintel, full HD and 4K marked",
 )
 
 # %% [markdown]
-# Doubling the height multiplies the memory by 16. `correlation="on-demand"` ([lesson 4](4_correlation.ipynb)) keeps features instead and makes the products where they are read: the same flow, slower, in memory that grows with the number of pixels.
+# Sintel's frames are wider than 16:9, so their dot lies above the line. A straight line on these axes is a power law: doubling the height multiplies the memory by 16. `correlation="on-demand"` ([lesson 4](4_correlation.ipynb)) keeps features instead and makes the products where they are read: the same flow, in memory that grows with the number of pixels.
 
 # %%
 on_demand = load_raft(correlation="on-demand")
-for model in (course, on_demand):
-    began = time.perf_counter()
-    flow = model.estimate(left, right, iterations=4).full
-    print(f"{model.correlation}: {time.perf_counter() - began:.2f} s")
-# The same products in another order, which float32 rounds differently.
-assert torch.allclose(flow, course.estimate(left, right, iterations=4).full, atol=1e-2)
+gap = on_demand.estimate(left, right, 4).full - course.estimate(left, right, 4).full
+print(f"largest difference: {gap.abs().max():.1e} px")
+assert gap.abs().max() < 1e-2  # the same products in another order, rounded in float32
 
 # %% [markdown]
 # ## On real input
 #
 # ### The flow, iteration by iteration
 #
-# The stereo pair has a true flow: each pixel moves left by its disparity. `forward` gives the flow of every iteration, so one run shows the whole way.
+# The stereo pair has a true flow: each pixel moves left by its disparity. `forward` gives the flow of every iteration, so one run shows all of them.
 
 # %%
 truth = torch.cat([-pair.disparity, torch.zeros_like(pair.disparity)], dim=1)
@@ -1043,66 +1036,66 @@ still = end_point_error(torch.zeros_like(truth), truth, known).item()
 print("mean error in px: no motion", f"{still:.2f};", " ".join(f"{error:.2f}" for error in errors))
 
 
-# %%
-longest = truth.norm(dim=1).max().item()
-shown = {f"after {n}": way[n - 1] for n in (1, 2, 4, 16)} | {"true flow": truth * known}
-show(
-    film_strip(
-        [flow_to_image(flow, longest) for flow in shown.values()], titles=list(shown), width=7.5
-    ),
-    alt="The flow after 1, 2, 4 and 16 iterations, and the true flow, in which the motorcycle "
-    "stands out from the background",
-)
-
-
-# %%
-def draw_errors():
-    changes = [(b - a).norm(dim=1).mean().item() for a, b in pairwise(way)]
-    figure, (first, second) = canvas(1, 2, 7.0, 2.2)
-    first.plot(range(len(errors) + 1), [still, *errors], "o-", color=COLOURS["flow"], ms=3)
-    first.set(xlabel="iterations", ylabel="mean error (px)", ylim=(0, None), xticks=range(0, 17, 4))
-    second.plot(range(2, len(way) + 1), changes, "o-", color=COLOURS["muted"], ms=3)
-    second.set(
-        xlabel="iteration", ylabel="mean change (px)", ylim=(0, None), xticks=range(0, 17, 4)
-    )
+# %% tags=["figure"]
+def draw_sharpening(shown=(1, 2, 4, 12)):
+    figure, grid = canvas(2, 5, 7.6, 2.9)
+    longest = truth.norm(dim=1).max().item()
+    for (top, below), n in zip(grid.T, shown, strict=False):
+        top.imshow(to_picture(flow_to_image(way[n - 1], longest)))
+        top.set_title(f"flow V after {n}")
+        wrong = (way[n - 1] - truth).norm(dim=1)[0].where(known[0], 0)
+        below.imshow(wrong, vmin=0, vmax=6, cmap="gray_r")
+        below.set_title(f"error: {errors[n - 1]:.2f} px")
+    grid[0, 4].imshow(to_picture(flow_to_image(truth.where(known, 0), longest)))
+    grid[0, 4].set_title("true flow")
+    grid[1, 4].plot(range(17), [still, *errors], "o-", color=COLOURS["flow"], ms=2)
+    grid[1, 4].set(ylim=(0, None), xticks=[0, 8, 16], xlabel="iterations", title="error (px)")
+    for each in grid.flat[:-1]:
+        each.set(xticks=[], yticks=[])
     return figure
 
 
-show(draw_errors(), alt="Mean error and mean change of the flow against the number of iterations")
+show(
+    draw_sharpening(),
+    alt="The flow after 1, 2, 4 and 12 iterations beside the true flow, in which the motorcycle stands "
+    "out; below, where each is wrong, and the mean error falling with the iterations",
+    photo=True,
+)
 
 # %% [markdown]
-# Most of the way is made in the first iterations; then the changes become small, and the flow stays. Where the error rises again while the flow still changes, the weights have not learned to stand still: training asks for a good flow after a fixed number of iterations, and nothing beyond. Compare with published weights, if you are online: `load_raft("raft_small_C_T_V2")`.
+# Below each flow, dark is where it is wrong (black: 6 px or more; white also where no truth is known). The first iteration finds most of the motion, blurred; the next ones sharpen the motorcycle's outline. Then the flow changes little; look where the error remains, at edges of motion and at the border of the picture. Whether the error stays there or creeps up again is up to the weights: training asks for a good flow after some number of iterations, and nothing beyond. Compare with published weights, if you are online: `load_raft("raft_small_C_T_V2")`.
 #
 # ### Three frames, and a warm start
 #
-# In a video the next pair moves much like the last. So begin there: `initial_flow` takes the coarse flow of the pair before, a **warm start** (热启动). Three frames come from one photograph, by a camera that turns, sways and comes closer a little, as one held by hand. The sampling points of frame $t$ are those of the first, turned and scaled about a point; so the true flow is known too. (The weights have seen this cat in training, in other motions.)
-
+# In a video the next pair often moves like the last. So begin there: `initial_flow` takes the coarse flow of the pair before, a **warm start** (热启动). Three frames come from one photograph, seen by a camera that turns, sways and comes closer a little, as if held by hand. A matrix and a place say which point of the photograph each pixel of frame $t$ shows, so the true flow is known too. (The weights have seen this cat in training, in other motions.)
 
 # %%
-def points_of_frame(t, height=160, width=224):
-    """Where in the photograph each pixel of frame t lies: turned, scaled and shifted with t."""
+grid = pixel_grid(160, 224)
+middle = torch.tensor([223.0, 159.0]) / 2
+
+
+def camera(t):
+    """The matrix (2, 2) and the place (2,) of frame t in the photograph."""
     angle, zoom = torch.tensor(0.014 * t), 1 + 0.012 * t
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2) / zoom
-    middle = torch.tensor([width - 1, height - 1]) / 2
-    place = torch.tensor([212.0, 150.0]) + t * torch.tensor([3.5, -2.0])
-    return (pixel_grid(height, width) - middle) @ turn.T + place
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+    return turn / zoom, torch.tensor([212.0 + 3.5 * t, 150.0 - 2.0 * t])
 
 
-def flow_of_frames(t):
-    """The exact flow from frame t to frame t + 1: solve for the pixel that sees the same point."""
-    here, origin = points_of_frame(t), points_of_frame(t + 1)[0, 0]
-    steps = points_of_frame(t + 1)[0, 1] - origin, points_of_frame(t + 1)[1, 0] - origin
-    inverse = torch.linalg.inv(torch.stack(steps, dim=1))
-    target = (here - origin) @ inverse.T
-    return (target - pixel_grid(*here.shape[:2])).permute(2, 0, 1)[None]
+def points(t):
+    """The point of the photograph that each pixel of frame t shows, (160, 224, 2)."""
+    turn, place = camera(t)
+    return (grid - middle) @ turn.T + place
 
 
 # %%
 cat = photograph("chelsea", height=300)
-frames = [sample(cat, points_of_frame(t)[None]) for t in range(3)]
-motions = [flow_of_frames(t) for t in range(2)]
-lengths = motions[0].norm(dim=1)
-print(f"true motion: {lengths.min():.1f} to {lengths.max():.1f} px")
+frames = [sample(cat, points(t)[None]) for t in range(3)]
+turn, place = camera(2)
+# Equal points in frames 1 and 2: solve the second frame's equation for its pixel.
+pixels = (points(1) - place) @ torch.linalg.inv(turn).T + middle
+motion = (pixels - grid).permute(2, 0, 1)[None]
+lengths = motion.norm(dim=1)
+print(f"true motion from frame 1 to 2: {lengths.min():.1f} to {lengths.max():.1f} px")
 print(credit("chelsea"))
 
 # %%
@@ -1110,15 +1103,15 @@ before = course.estimate(frames[0], frames[1])
 for n in (1, 2, 4, 8):
     cold = course.estimate(frames[1], frames[2], n).full
     warm = course.estimate(frames[1], frames[2], n, initial_flow=before.coarse).full
-    scores = [end_point_error(flow, motions[1]).item() for flow in (cold, warm)]
+    scores = [end_point_error(flow, motion).item() for flow in (cold, warm)]
     print(f"{n} iterations: cold start {scores[0]:.2f} px, warm start {scores[1]:.2f} px")
 
 # %% [markdown]
-# Compare the two columns. At one iteration the warm start has the work of the last pair behind it; the more iterations there are, the less the start matters. Here the coarse flow is handed on as it is. The release first moves each vector along itself, since the pixel it belongs to has moved: `forward_interpolate` of [lesson 2](2_fields.ipynb) does that, and matters where the motion is longer than a coarse pixel.
+# Compare the columns: the first row shows what the work of the last pair is worth, the last one how much of that is left after more iterations. Only the flow is handed on; the state starts anew. The release also moves each vector along itself first, since the pixel that it belongs to has moved: that is `forward_interpolate` of [lesson 2](2_fields.ipynb).
 #
 # ### Two photographs of your own
 #
-# Write two paths, of two photographs of one size, taken one after the other or a step apart; `None` takes the frames above. Large photographs take long: `height` averages them down.
+# Write the paths of two photographs of one size, taken one after the other or a small step apart; `None` takes the frames above. `height` averages large photographs down: a model that learned from short motions misses long ones, and memory grows fast.
 
 # %%
 path1 = None  # such as "photos/first.jpg"
@@ -1142,7 +1135,7 @@ show(
 )
 
 # %% [markdown]
-# Read the colours with the wheel: a camera that comes closer pushes everything outwards from one point, where the flow is white. In a terminal, `fourfold flow first.jpg second.jpg` does the same without a notebook, and writes the numbers as a `.flo` file and this picture beside them.
+# Read the colours with the wheel: the hue says where a pixel goes, and white stays in place. In a terminal, `fourfold flow first.jpg second.jpg` does the same without a notebook, and writes the numbers as a `.flo` file and this picture beside them.
 #
 # The flow leads from image 1 to image 2, so a pixel of image 1 finds its partner at $p$ in image 2. To undo the motion, read image 2 at those places:
 
@@ -1171,10 +1164,7 @@ show(
 )
 
 # %% [markdown]
-# Dark is a difference. Reading image 2 along the flow takes most of it away; what stays lies at edges, or outside, or where the estimate is wrong.
-
-# %% [markdown]
-# > **Where the code leaves the paper.** The paper sums up its update as one unit; the released code adds details that its weights need: the correlation is divided by $\sqrt{D}$, the mask of the upsampling is multiplied by ¼, and RAFT-small upsamples by bilinear sampling. The release upsamples at every iteration, also in use, and puts the context through the gated unit's convolutions each time; here both are done once, with the same numbers.
+# Dark is a difference. Where the estimate is right and the pixel is seen in both images, reading image 2 along the flow takes it away; look at what stays to see where the flow is wrong.
 
 # %% [markdown]
 # ## Exercises
@@ -1200,7 +1190,7 @@ show(
 #
 # <details><summary>Hint for <code>published_sizes</code></summary>
 #
-# `VARIANTS[variant].widths[0]` is the number of outputs of the first convolution. For the rest, `divmod(channels, (2 * radius + 1) ** 2)` gives levels and remainder; begin with the published radius, and accept 1 to 8 levels.
+# `VARIANTS[variant].widths[0]` is the number of outputs of the first convolution. For the rest, `divmod(channels, (2 * radius + 1) ** 2)` gives levels and remainder; try radii from 0 to 8, and accept 1 to 8 levels.
 #
 # </details>
 #
@@ -1232,22 +1222,19 @@ print(f"mean distance of the two: {apart:.3f} px")
 #
 # </details>
 #
-# **Find the bug.** A user runs this on two uint8 photographs from a file, scaled as another library wants them. It returns a flow. What is wrong with it, and what would the door have said?
+# **Find the bug.** A user calls the parts of the model directly, with images scaled as another library wants them. A flow comes out. What is wrong with it, and what would `model(…)` have said?
 
 
 # %%
-def flow_without_door(model, image1, image2):
+def flow_of_parts(model, image1, image2):
     correlation, h, share = model.prepare(image1 / 255, image2 / 255)
-    *_, (flow, _) = refine(model.update_block, correlation, h, share, h.new_zeros(1, 2, 15, 22), 8)
+    *_, (flow, _) = refine(model.update_block, correlation, h, share, torch.zeros(1, 2, 15, 22), 8)
     return flow
 
 
 with torch.no_grad():
-    dim = flow_without_door(course, left, right)
-print(
-    f"mean motion {dim.norm(dim=1).mean():.2f} coarse px; estimated from [0, 255]: "
-    f"{first.coarse.norm(dim=1).mean():.2f}"
-)
+    apart = (flow_of_parts(course, left, right) - first.coarse).norm(dim=1).mean()
+print(f"mean distance from the flow of the same images in [0, 255]: {apart:.2f} coarse px")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -1258,7 +1245,7 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# The images are divided by 255 twice, so all that the encoders see lies within 0.008 of −1: two nearly black photographs. The feature encoder's instance norm stretches the contrast again, the context encoder of the small model has none, so the result is wrong without being senseless. `model(image1 / 255, image2 / 255)` refuses: no value over 1, expected [0, 255].
+# The images are divided by 255 twice: 255 becomes $2/255 - 1$, so all that the encoders see lies within 0.008 of −1, two nearly black photographs. The feature encoder's instance norm stretches the contrast again; the context encoder of the small model has no norm. So the flow is wrong and does not look it. `model(image1 / 255, image2 / 255)` refuses: no value over 1, expected [0, 255].
 #
 # </details>
 #
@@ -1266,13 +1253,21 @@ print(
 #
 # <details><summary>Hint</summary>
 #
-# `time.perf_counter()` before and after; take the smallest of three runs each. `numpy.polyfit(x, y, 1)` gives slope and intercept.
+# `min(timeit.repeat(call, number=1, repeat=3))` is the fastest of three runs. `numpy.polyfit(x, y, 1)` gives slope and intercept.
 #
 # </details>
-#
+
+# %%
+counts, seconds = (1, 5, 9, 13), []
+for n in counts:
+    runs = timeit.repeat(lambda n=n: course.estimate(left, right, n), number=1, repeat=3)
+    seconds.append(min(runs))
+slope, intercept = np.polyfit(counts, seconds, 1)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The intercept is the first stage, encoders and correlation, and one upsampling; the slope is one look-up and one update. Report both with the size of the images and the number of threads. The ratio says how many iterations cost as much as the whole first stage.
+# `print(slope, intercept, intercept / slope)`. The intercept is the first stage, encoders and correlation, and one upsampling; the slope is one look-up and one update; the ratio says how many iterations cost as much as the first stage. Report all three with the size of the images and the number of threads.
 #
 # </details>
 
@@ -1281,7 +1276,7 @@ print(
 #
 # ### Looking up at the flow
 #
-# The correlation is read at the positions $p = p_0 + f$. Reading at $f$ is a mistake that runs (users of the release ask why it is `coords1`): with no motion, every pixel would look at the top-left corner of image 2.
+# The correlation is read at the positions $p = p_0 + f$. Reading at $f$ is a mistake that runs: with no motion, every pixel would look at the top-left corner of image 2. How high is the best correlation in a window, on average?
 
 # %%
 with torch.no_grad():
@@ -1290,8 +1285,7 @@ with torch.no_grad():
     grid = pixel_grid(15, 22).permute(2, 0, 1)[None]
     side = 2 * course.radius + 1
     for name, where in {"grid plus flow": grid + at_rest, "flow alone": at_rest}.items():
-        windows = correlation(where)[:, : side**2]
-        print(f"{name:>14}: highest correlation in a window, mean {windows.amax(1).mean():.2f}")
+        print(f"{name:>14}: {correlation(where)[:, : side**2].amax(1).mean():.2f}")
 
 # %% [markdown]
 # ### Images that are too small
@@ -1305,7 +1299,7 @@ with shows_error(ValueError):
     RAFT("small")(left, right)
 
 # %% [markdown]
-# ### What the door says to other bad input
+# ### Other bad input
 
 # %%
 with shows_error(ValueError):
@@ -1324,7 +1318,7 @@ with shows_error(ValueError):
 # %% [markdown]
 # ### Weights that do not fit
 #
-# Every key that is missing, unexpected or of another shape is named at once, by our name, so that one look is enough:
+# Every key that is missing, unexpected or of another shape is named at once, by its name in this course:
 
 # %%
 damaged = dict(tensors)
@@ -1339,8 +1333,8 @@ with shows_error(ValueError):
 # %% [markdown]
 # ## Recap
 #
-# - Once for a pair: features, correlation pyramid, state and context. Again and again: read at $p_0 + f$, update, add the change.
-# - The gradient passes through the state and stops at the flow; the last flow alone is upsampled in use.
-# - Names, variant, levels and radius are data that a dictionary of tensors gives away, so one door takes the release's weights, torchvision's and the course's.
+# - Once for a pair: features, correlation pyramid, state and context. At every iteration: read at $p_0 + f$, update, add the change.
+# - The gradient passes through the state and stops at the flow. In use, only the last flow is upsampled.
+# - Variant, levels and radius can be read from a dictionary of tensors, so `from_official` takes the weights of the release, of torchvision and of the course.
 #
 # The line goes on in [lesson 7](7_learning.ipynb), where these weights are learned from photographs, and in [lesson 8](8_experiments.ipynb), which asks what each part is worth.

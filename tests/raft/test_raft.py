@@ -44,7 +44,7 @@ def pair():
 
 def test_the_core_is_readable_on_one_page():
     source = inspect.getsource(RAFT)
-    core = source[: source.index("    @classmethod")]
+    core = source[: source.index("    @classmethod")]  # without the loading of weights
     assert len(core.splitlines()) < 120
 
 
@@ -140,15 +140,18 @@ def test_changes_are_added_to_the_start():
     assert [f.unique().item() for f in flows] == [8, 9, 10]
 
 
-def test_gradients_stop_at_the_flow():
+def test_gradients_stop_at_the_flow_and_pass_the_state():
     weight = torch.ones((), requires_grad=True)
 
     def update(h, share, windows, flow):
-        return h * weight, weight.expand(flow.shape) + 0 * h[:, :1]
+        return h * weight, weight * (h[:, :2] + windows + flow)
 
     h, flow = torch.ones(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
-    *_, (last, _) = refine(update, lambda p: 3 * p, h, h, flow, 4)
-    assert torch.autograd.grad(last[0, 0, 0, 0], weight)[0] == 1  # only the last of four changes
+    seen = []
+    *_, (last, _) = refine(update, lambda p: seen.append(p) or p, h, h, flow, 4)
+    # The last change is weight · (weight³ + position + flow), its position and flow constants.
+    expected = 4 + (seen[-1] + seen[-1] - seen[0])[0, 0, 1, 1]
+    assert torch.autograd.grad(last[0, 0, 1, 1], weight)[0] == expected
 
 
 def test_on_demand_gives_the_flow_of_all_pairs(model, pair):
@@ -277,7 +280,7 @@ def test_a_name_of_ours_stays():
     for variant in VARIANTS:
         ours = RAFT(variant).state_dict()
         assert list(from_published_names(ours)) == list(ours)
-        assert all(our_name(name) == name for name in ours if variant == "full")
+        assert all(our_name(name) == name for name in ours)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -287,6 +290,11 @@ def test_sizes_are_read_from_shapes(variant, levels, change):
     radius = VARIANTS[variant].radius + change
     tensors = RAFT(variant, levels=levels, radius=radius).state_dict()
     assert published_sizes(tensors) == (variant, levels, radius)
+
+
+def test_no_two_pairs_of_levels_and_radius_read_the_same_number():
+    numbers = [L * (2 * r + 1) ** 2 for L in range(1, 9) for r in range(9)]
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_the_course_weights_match_their_card(tmp_path, monkeypatch):
