@@ -145,7 +145,7 @@ def draw_data(iterations=12):
         for axes, image in zip(row, (pair.image1, pair.image2, true, estimated), strict=True):
             axes.imshow(to_picture(image))
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(dataset)
+        row[0].set_ylabel(dataset, size=8)
         row[2].set_xlabel(f"up to {longest:.0f} px")
         error = end_point_error(flow, pair.flow, pair.visible)
         row[3].set_xlabel(f"error E = {error:.1f} px")
@@ -242,8 +242,7 @@ def draw_iterations():
         axes.minorticks_off()
     for axes in panels[1]:
         axes.set_xlabel("iteration k")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("end-point error E (px)")
+    figure.supylabel("end-point error E (px)", size=9)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
@@ -320,6 +319,8 @@ for dataset, errors in curves.items():
 # | $N$ | numbers that the correlation holds | whole number | `numbers_held` | numbers N |
 # | $\delta$ | difference that a part makes | px | `difference` | difference δ |
 # | $g$ | gradient norm | loss per unit of weight | `gradient_norm` | gradient norm g |
+#
+# Used in one equation only: $\Omega$ (`visible`), $U_\theta$ (`block`), $h$ (`h`), $\Delta$ (`change`), sg (`detach`), $D$ (`width`), $s$ (`seed`), $\ell$ (`loss`).
 
 
 # %%
@@ -401,7 +402,7 @@ assert errors_along(quarter, 4, whole) == errors_along(quarter, 4)
 print({(L, r): int(Narrowed(L, r).keep.sum()) for L, r in ((3, 3), (3, 1), (1, 3), (1, 1))})
 
 # %% [markdown]
-# Printed is how many correlations remain, of those that the update reads at each place.
+# The printed numbers count the correlations that remain, out of those that the update reads at each place.
 #
 # ### Learning without the part
 #
@@ -625,7 +626,7 @@ print(study.table("epe"))
 print(measured(frame, "epe", on="visible pixels"))
 
 # %% [markdown]
-# The seeds draw different pictures, so the rows of a column go up and down together. Paired differences know that:
+# The seeds draw different pictures, so the errors of all methods go up and down together. Paired differences take that into account:
 
 # %%
 for dataset in ("scenes", "film"):
@@ -650,7 +651,7 @@ table = pd.DataFrame(rows, columns=columns).set_index(["data", "method"])
 print(table.round(2))
 
 # %% [markdown]
-# The columns need not agree: a method can be ahead by one measure and behind by another, or ahead at a quarter and behind at a half, since outliers and the mean error weigh large mistakes differently. What size does to RAFT returns under *failures*.
+# The columns need not agree, since outliers and the mean error weigh large mistakes differently; nor need the two sizes. What size does to RAFT returns under *failures*.
 #
 # ### Refinement, made visible
 #
@@ -700,7 +701,7 @@ for shift, errors in starts.items():
     back = "within" if abs(errors[-1] - starts[0][-1]) < 0.5 else "not within"
     print(
         f"{shift:3} px off: {errors[0]:6.2f} after one, {errors[3]:6.2f} after 4, {errors[-1]:6.2f} after 16"
-        f" iterations, {back} half a pixel of 0 px off"
+        f" iterations, {back} half a pixel of the first line's end"
     )
 for (levels, radius), errors in lesions.items():
     gain = errors[0] - min(errors)
@@ -773,7 +774,7 @@ ablated = ablations.frame()
 print(measured(ablated, "epe", on="held out"))
 
 # %% [markdown]
-# For each part one comparison: all else as in `WHOLE`, the same seeds with and without. The difference $\delta$ is *with − without*, so below zero the part helps.
+# For each part one comparison, all else equal, on the same seeds with and without. The difference $\delta$ is *with − without*, so below zero the part helps. The seed draws the update's first weights and the order of its training, so the motorcycle has an interval too: it speaks of trainings, not of pictures.
 
 
 # %%
@@ -968,7 +969,9 @@ def draw_costs():
         axes.set(xscale="log", yscale="log", xlabel="feature vectors n = HW / 64")
         axes.minorticks_off()
         axes.set_xticks(vectors, vectors)
-        axes.legend(loc="lower right", ncols=2 if axes is left else 1)
+    left.set_ylim(top=1e9)
+    left.legend(loc="upper left", ncols=2)
+    right.legend(loc="lower right")
     return figure
 
 
@@ -1044,7 +1047,7 @@ for method in METHODS:
     print(f"{method:9}", "  ".join(f"{errors[groups == g].mean():5.1f}" for g in range(4)), "px")
 
 # %% [markdown]
-# Mind the first row before reading the others: zero flow says how far the groups move. A group can be hard because it is smooth, or because it is near.
+# Mind the first row before reading the others: zero flow says how far the groups move. A group can be hard because it is smooth, or because it moves far.
 #
 # **Motion beyond the training's.** The same scene at a quarter, a half and the whole of its size, and the median error by true motion. The grey line is zero flow, whose error *is* the motion; the dashed line marks the motion that 95 % of the training pixels stay below.
 
@@ -1302,7 +1305,7 @@ with shows_error(ValueError):
 # %% [markdown]
 # ## Recap
 #
-# - The update does not diverge over many times the iterations it was trained with. Most of the work is done in the first few, as a look-up reaches far; with a longer way or a shorter look-up, refinement shows.
+# - The update does not diverge over many times the iterations it was trained with. Most of the work is done in the first few, perhaps because a look-up reaches far; with a longer way or a shorter look-up, refinement shows.
 # - A part is judged by learning without it, on the same seeds, with an interval; a lesion answers another question, and *open* is an answer too.
 # - Failures are sorted by cause: hidden pixels, little texture, motion beyond the training's. The all-pairs volume costs the square of the image's size, and features on demand do not.
 #

@@ -224,7 +224,7 @@ def test_the_whole_augmentation_gives_the_crop(seed, sparse):
     u, v = out.flow[:, out.visible].unbind(0)
     # One zoom for the whole pair, so one vector, up to the sums of bilinear weights.
     assert u.max() - u.min() < 1e-4 and v.max() - v.min() < 1e-4
-    # The zoom stops at a margin around the crop: 33 of 40 rows for sparse pairs, all for dense ones.
+    # The zoom stops at a margin around the crop: at 33 of 40 rows if sparse, at all if dense.
     least = 33 / 40 if sparse else 1
     assert u.abs().min() >= 4 * least - 0.1 and v.abs().min() >= 2 * least - 1e-4
     assert not sparse or (v > 0).all()  # sparse pairs are not flipped from top to bottom
