@@ -203,7 +203,7 @@ show(
 # | $\gamma$ | weight of an estimate against the next | 0.8 or 0.85 | `gamma` | weight γ |
 # | $\mathcal{L}$ | loss of one batch | px | `loss` | loss L |
 #
-# Used in one equation only: $\theta$ (`angle`), $z$ (`zoom`), $s$ (`shift`), $T$ (`texture`), $\varphi$ and $|q|$ (`direction`, `length`), $w_k$ (`waves`), $\rho$ (`rho`), $y$ (`target`).
+# Not in the table, since they serve an equation or two: $\theta$ (`angle`), $z$ (`zoom`), $s$ (`shift`), $T$ (`texture`), $\varphi$ and $|q|$ (`direction`, `length`), $w_k$ (`waves`), $\rho$ (`rho`), $y$ (`target`).
 #
 # Letters of shapes: $B$ pairs of a batch, $L$ layers, $K$ waves, $H$ and $W$ the size of an image, $h$ and $w$ that of a photograph.
 
@@ -741,7 +741,7 @@ class SyntheticPairs(Dataset):
 # %% [markdown]
 # ### Augmentation of colours
 #
-# Between two frames the light changes, a cloud passes, the camera corrects itself. A network that has only seen equal colours would rely on them. So the release changes brightness, contrast, saturation and **hue** (色相) at random, mostly the same way in both images, sometimes in each image separately.
+# Between two frames the light changes, a cloud passes, the camera corrects itself. A network that has only seen equal colours may rely on them. So the release changes brightness, contrast, saturation and **hue** (色相) at random, mostly the same way in both images, sometimes in each image separately.
 #
 # The hue is the angle of a colour on the colour circle. The textbook goes to hue, saturation and value (HSV), adds to the hue, and goes back. The **value** is the largest of the three channels, the **chroma** its distance to the smallest. The way back fits in one formula: a channel is the value minus the chroma times a trapezoid over the hue, shifted by 5, 3 and 1 sixths of the circle for red, green and blue.
 
@@ -825,7 +825,7 @@ def color_jitter(
 
 
 # %% [markdown]
-# Real pairs have hidden pixels of a kind that the layers do not make. The **eraser** covers one or two rectangles of image 2 with its mean colour, and the loss still asks for the true flow there: the network learns to carry flow in from around.
+# Real pairs have hidden pixels of a kind that the layers do not make. The **eraser** covers one or two rectangles of image 2 with its mean colour, and the loss still asks for the true flow there, so the network has to carry flow in from around.
 
 
 # %% tags=["promote"]
@@ -903,7 +903,7 @@ show(
 )
 
 # %% [markdown]
-# Four pairs as the network will see them. The full colour of a flow is a motion of 24 pixels; plain rectangles on the second images are the eraser's.
+# Four pairs as the network will see them. The full colour of a flow is a motion of 24 pixels; plain rectangles on the second images are the eraser's, here an eighth to a quarter of the image's height on each side.
 #
 # ### Augmentation of places
 #
@@ -1133,7 +1133,7 @@ show(
 # %% [markdown]
 # One pair, four draws: the colours of the flow change with every mirror and zoom, and the outlines of image 1 lie on the steps of the flow as before.
 #
-# The course's own pairs are drawn anew at every step, at all zooms and directions, so `SyntheticPairs` changes their colours only.
+# The course's own pairs are drawn anew at every step, at many zooms and in all directions, so `SyntheticPairs` changes their colours only.
 #
 # ### The loss
 #
@@ -1625,7 +1625,7 @@ show(
 )
 
 # %% [markdown]
-# The colours mean the same in all pictures of a row; dark patches are vectors longer than the longest true one. Look at the small shapes that move far and at the edges: TV-L1 loses the first, iLK smears them in patches, and RAFT-small's field is smooth, with edges as coarse as its maps, an eighth of the image's size.
+# The colours mean the same in all pictures of a row; dark patches are vectors longer than the longest true one. Look at the small shapes that move far, which a method may lose or smear, and at the edges: RAFT-small's field is smooth, with edges as coarse as its maps, an eighth of the image's size.
 #
 # ### Stopped and resumed
 #
@@ -1812,7 +1812,7 @@ with shows_error(ValueError):
     train_course("runs/raft", recipe="slow")
 
 # %% [markdown]
-# The second is the one that readers of the release meet as NaN: at four levels, such a crop leaves a coarsest map of a single pixel.
+# The second is the one that users of the release meet as NaN: at four levels, such a crop leaves a coarsest map of a single pixel.
 
 # %% [markdown]
 # ## Recap

@@ -320,7 +320,7 @@ for dataset, errors in curves.items():
 # | $\delta$ | difference that a part makes | px | `difference` | difference δ |
 # | $g$ | gradient norm | loss per unit of weight | `gradient_norm` | gradient norm g |
 #
-# Used in one equation only: $\Omega$ (`visible`), $U_\theta$ (`block`), $h$ (`h`), $\Delta$ (`change`), sg (`detach`), $D$ (`width`), $s$ (`seed`), $\ell$ (`loss`).
+# Not in the table, since they serve an equation or two: $\Omega$ (`visible`), $U_\theta$ (`block`), $h$ (`h`), $\Delta$ (`change`), sg (`detach`), $D$ (`width`), $s$ (`seed`), $\ell$ (`loss`).
 
 
 # %%
