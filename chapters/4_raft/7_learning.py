@@ -1328,7 +1328,7 @@ print(f"    all: {sum(recipe.steps for recipe in STANDARD.values()):7,} steps")
 # %% [markdown]
 # ### One function that trains
 #
-# `fourfold.kit.training.train` has the loop: AdamW, the rate, gradient clipping, a log and checkpoints to resume from. It runs on accelerate, so the same call serves a laptop and a GPU. What is left for us is the model, the pairs and the loss.
+# `fourfold.kit.training.train` has the loop: AdamW, the rate, gradient clipping, a log and checkpoints to resume from. It runs on accelerate, so the same call serves a laptop and a GPU. What is left for us is the model, the pairs and the loss. Pairs of a published set are augmented by the data set that reads them: it calls `augment` with the recipe's `crop` and `scales`.
 
 
 # %% tags=["promote"]
