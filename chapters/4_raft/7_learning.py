@@ -23,14 +23,14 @@
 # %% [markdown]
 # ## Words
 #
-# To learn flow (光流) a network needs pairs of images with the true flow of every pixel, and no camera records it: a depth sensor gives a few thousand points of a street, and a person cannot draw sub-pixel arrows. So the pairs are **made**. A **scene** is a stack of layers. Each **layer** $l$ is a cut-out of a photograph $P$, and moves from image 1 to image 2 by a **motion** $M$ of its own that we choose: a turn about a **centre** $c$, a zoom, a shift. How much of a pixel a layer hides is its **cover** $\alpha$, which falls from 1 to 0 at the outline; the outline is a **radius** $r$ that varies with direction. Painting the layers from back to front gives $I_1$, the first image; painting them moved gives $I_2$, the second. The **front** layer $t$ of a pixel says how the pixel moves, so the **flow** $f$ is known to the last digit, and so is whether the pixel is still **visible** $V$ afterwards.
+# To learn flow (光流) a network needs pairs of images with the true flow of every pixel, and no camera records it: a laser measures some points of a street and misses the rest, and nobody can draw arrows exact to a fraction of a pixel. So the pairs are **made**. A **scene** is a stack of layers. Each **layer** $l$ is a cut-out of a photograph $P$, and moves from image 1 to image 2 by a **motion** $M$ of its own that we choose: a turn about a **centre** $c$, a zoom, a shift. How much of a pixel a layer hides is its **cover** $\alpha$, which falls from 1 to 0 at the outline; the outline is a **radius** $r$ that varies with direction. Painting the layers from back to front gives $I_1$, the first image; painting them moved gives $I_2$, the second. The **front** layer $t$ of a pixel says how the pixel moves, so the **flow** $f$ is known to the last digit, and so is whether the pixel is still **visible** $V$ afterwards.
 #
-# RAFT estimates the flow $n$ times, each time better, and the **loss** $\mathcal{L}$ counts every estimate: the last one fully, each earlier one less by a factor, the **weight** $\gamma$. For the first hundred steps or so nothing seems to happen. The network does no better than the answer "nothing moves": this is the **plateau**, and it ends.
+# RAFT estimates the flow $n$ times, and the **loss** $\mathcal{L}$ counts every estimate: the last one fully, each earlier one less by a factor, the **weight** $\gamma$. At first training seems to do nothing. The network is no better than the answer "nothing moves", called **zero flow**: this is the **plateau**, and it ends.
 
 # %% [markdown]
 # ## Figure
 #
-# Three modules of lessons before this one are used: positions of pixels and sampling from chapter 6, and the model. The photographs come with scikit-image and scikit-learn. Twelve are for training; four others are **held out**, so that no measurement in this lesson is made on a picture that trained the network.
+# From chapter 6 come positions of pixels, sampling and warps, from this chapter the model and the end-point error. The photographs come with scikit-image and scikit-learn. Twelve are for training; four others are **held out**, so that no error in this lesson is measured on a photograph that trained the network.
 
 # %%
 import math
@@ -40,7 +40,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -63,7 +63,7 @@ from fourfold.raft.learning import (
     random_scene,
     render,
 )
-from fourfold.raft.raft import RAFT
+from fourfold.raft.raft import RAFT, Flow, load_raft
 
 photographs = load_photographs(TRAIN_PHOTOGRAPHS)
 scene = random_scene(photographs, (128, 160), torch.Generator().manual_seed(24), reach=24)
@@ -71,61 +71,50 @@ pair = render(scene, (128, 160))
 
 
 # %% tags=["figure"]
-def draw_layers():
-    """Each layer of the scene alone, and under it how much of each pixel it covers."""
+def draw_scene():
+    """Above, each layer of the scene alone; below, what all of them make."""
     H, W = pair.flow.shape[1:]
     points = pixel_grid(H, W).expand(len(scene.textures), H, W, 2)
     cover = coverage(scene, points)
-    figure, axes = canvas(2, len(scene.textures), 7.2, 3.5)
-    for layer, (top, bottom) in enumerate(axes.T):
-        alone = torch.zeros_like(cover)
-        alone[layer] = 1
-        top.imshow(to_picture(paint(scene, points, alone)))
-        top.contour(cover[layer], [0.5], colors=COLOURS["query"])
-        top.set(title=f"layer l = {layer}\nphotograph P")
-        bottom.imshow(cover[layer], vmin=0, vmax=1, cmap="gray")
-        bottom.set(title="cover α", xlabel="x (px)")
-    axes[0, 0].set(ylabel="y (px)")
-    axes[1, 0].set(ylabel="y (px)")
-    return figure
-
-
-show(
-    draw_layers(),
-    alt="The layers of one scene side by side: each photograph filled out, with the outline of the "
-    "layer on it, and under it the cover, white inside the outline",
-    photo=True,
-)
-
-# %% [markdown]
-# One scene taken apart: above, every layer's photograph as if it filled the image, with the outline that will be cut out of it; below, the cover, white for 1 and black for 0. Layer 0 is the background and covers everything.
-
-
-# %% tags=["figure"]
-def draw_pair():
-    figure, axes = canvas(1, 4, 7.4, 2.0)
-    names = ("image I₁", "image I₂", "flow f\n(motion M of front t)", "visible V")
-    pictures = (pair.image1, pair.image2, flow_to_image(pair.flow[None])[0])
-    for each, name, picture in zip(
-        axes, names, [*pictures, 255.0 * pair.visible[None]], strict=True
-    ):
+    figure, (top, bottom) = canvas(2, len(cover), 7.2, 3.6, sharex=True, sharey=True)
+    for layer, each in enumerate(top):
+        only = torch.eye(len(cover))[layer][:, None, None].expand_as(cover)
+        faded = torch.lerp(
+            torch.tensor(255.0), paint(scene, points, only), 0.2 + 0.8 * cover[layer]
+        )
+        each.imshow(to_picture(faded))
+        each.set(title=f"layer l = {layer}")
+    note = {"size": 8, "ha": "center", "bbox": {"facecolor": "white", "pad": 1.5, "linewidth": 0}}
+    top[0].text(80, 70, "photograph P", **note)
+    top[1].text(105, 100, "cover α = 1", **note)
+    top[1].text(70, 35, "cover α = 0", **note)
+    pictures = (
+        pair.image1,
+        pair.image2,
+        flow_to_image(pair.flow[None])[0],
+        255.0 * pair.visible[None],
+    )
+    names = ("image I₁", "image I₂", "flow f: motion M\nof the front t", "visible V")
+    for each, name, picture in zip(bottom, names, pictures, strict=True):
         each.imshow(to_picture(picture), cmap="gray")
         each.set(title=name, xlabel="x (px)")
-    draw_arrows(axes[2], pair.flow, step=24, colour="black")
-    axes[0].set(ylabel="y (px)")
+    draw_arrows(bottom[2], pair.flow, step=24, colour="black")
+    for each in (top[0], bottom[0]):
+        each.set(ylabel="y (px)")
     return figure
 
 
 show(
-    draw_pair(),
-    alt="Image 1, image 2, the flow as colours with arrows, and the pixels of image 1 that are "
-    "still visible in image 2",
+    draw_scene(),
+    alt="Four photographs, each with one shape in full colour and the rest pale; below them image 1 "
+    "and image 2 made of these shapes, the flow as colours with arrows, and the pixels of image 1 "
+    "that are still visible in image 2",
     photo=True,
 )
 print(*(credit(name) for name in ("retina", "gravel", "grass", "brick")), sep="\n")
 
 # %% [markdown]
-# The same scene painted, before and after the motion. In the third picture every layer has a colour of its own, because it moves in a way of its own. In the fourth, black pixels of image 1 cannot be seen in image 2: they left the picture, or another layer slid over them (遮挡, occlusion).
+# Above, every layer's photograph, pale where its cover is 0; layer 0 is the background and covers everything. Below, the layers painted over each other, before and after the motion. In the flow every layer has colours of its own, because it moves in a way of its own. In the last picture, black pixels of image 1 cannot be seen in image 2: they left the picture, or another layer slid over them (遮挡, occlusion).
 
 
 # %% tags=["figure"]
@@ -138,7 +127,7 @@ def draw_outline(layer=1):
     ring = torch.stack([radius * phi.cos(), radius * phi.sin(), torch.ones_like(phi)])
     x, y = (torch.linalg.inv(scene.outline[layer]) @ ring)[:2]
     centre = torch.linalg.inv(scene.outline[layer])[:2, 2]
-    figure, (left, right) = canvas(1, 2, 6.4, 2.4)
+    figure, (left, right) = canvas(1, 2, 6.0, 2.1)
     left.plot(phi, radius, color=COLOURS["query"])
     left.set(title="radius r over direction φ", xlabel="direction φ (radians)")
     left.set(ylabel="radius r (mean 1)", ylim=(0, None))
@@ -156,10 +145,11 @@ def draw_outline(layer=1):
 show(
     draw_outline(),
     alt="A wavy curve, the radius over the direction, and the closed outline that it draws on image 1",
+    photo=True,
 )
 
 # %% [markdown]
-# The outline of a layer is one wavy line, wound around the centre and stretched: six waves are enough for shapes that no two scenes share.
+# The outline of a layer is one wavy line (left), wound around the centre, turned and stretched (right).
 
 # %% [markdown]
 # ## Formula
@@ -172,7 +162,7 @@ show(
 #
 # $$ r(\varphi) = 1 + \sum_{k=1}^{K} \operatorname{Re}\left(w_k\, e^{i k \varphi}\right) \tag{2} $$
 #
-# The cover is 1 inside, 0 outside, and falls over one pixel in between, so that edges are smooth as a camera's are; $\rho$ is the mean radius in pixels:
+# The cover is 1 inside, 0 outside, and falls over about a pixel in between, so that edges are smooth as a camera's are; $\rho$ is the mean radius in pixels:
 #
 # $$ \alpha_l(x) = \min\left(1, \max\left(0,\; \rho\,(r(\varphi) - |q|) + \tfrac12\right)\right) \tag{3} $$
 #
@@ -190,7 +180,7 @@ show(
 #
 # $$ V(x) = 1 \ \text{ if } y \text{ is inside and } \max\{\, l : \alpha_l(M_l^{-1} y) \ge \tfrac12 \,\} \le t(x), \ \text{ else } 0 \tag{7} $$
 #
-# The loss compares each of the $n$ estimates $\hat f_1, \dots, \hat f_n$ with the true flow, as the mean of the absolute differences in both components, over all pixels that count:
+# The loss compares each of the $n$ estimates $\hat f_1, \dots, \hat f_n$ with the true flow, as a mean of absolute differences over both components and all pixels. A pixel that does not count, because its flow is unknown, adds 0 to that mean:
 #
 # $$ \mathcal{L} = \sum_{i=1}^{n} \gamma^{\,n-i}\; \operatorname{mean}\left|\hat f_i - f\right| \tag{8} $$
 #
@@ -213,17 +203,18 @@ show(
 # | $\gamma$ | weight of an estimate against the next | 0.8 or 0.85 | `gamma` | weight γ |
 # | $\mathcal{L}$ | loss of one batch | px | `loss` | loss L |
 #
+# Not in the table, since they serve an equation or two: $\theta$ (`angle`), $z$ (`zoom`), $s$ (`shift`), $T$ (`texture`), $\varphi$ and $|q|$ (`direction`, `length`), $w_k$ (`waves`), $\rho$ (`rho`), $y$ (`target`).
+#
 # Letters of shapes: $B$ pairs of a batch, $L$ layers, $K$ waves, $H$ and $W$ the size of an image, $h$ and $w$ that of a photograph.
 
 
 # %% tags=["figure"]
-def draw_weights(n=5):
-    figure, axes = canvas(1, 1, 4.6, 1.9)
+def draw_weights(n=12):
+    figure, axes = canvas(1, 1, 4.6, 1.7)
     for gamma, colour, marker in ((0.8, "first", "o"), (0.85, "second", "s")):
         weights = [gamma ** (n - i) for i in range(1, n + 1)]
-        axes.plot(
-            range(1, n + 1), weights, marker=marker, color=COLOURS[colour], label=f"γ = {gamma}"
-        )
+        style = {"marker": marker, "markersize": 4, "color": COLOURS[colour]}
+        axes.plot(range(1, n + 1), weights, label=f"γ = {gamma}", **style)
     axes.set(xlabel="estimate i of n", ylabel="weight γ to the n − i", ylim=(0, 1.05))
     axes.set(title="share in the loss L", xticks=range(1, n + 1))
     axes.legend()
@@ -233,9 +224,9 @@ def draw_weights(n=5):
 show(draw_weights(), alt="Two rising curves: the last estimate counts fully, each earlier one less")
 
 # %% [markdown]
-# The last estimate counts fully. The first still counts for almost half: without it the early iterations would have no reason to be useful on their own.
+# At the twelve estimates of the release's training, the last counts fully and the first hardly. No estimate counts for nothing, so the early iterations are trained too.
 #
-# > **Where the code leaves the paper.** The paper trains on four published sets of rendered or measured pairs, for 350,000 steps; they are tens of gigabytes and may not be handed on. The generator here takes their place. The paper's recipes stand below as data (`STANDARD`, `MIXED`), with all their numbers, for whoever has the sets. The release's mean runs over all entries, with 0 where a pixel does not count, and not over the counting ones alone; so does ours.
+# > **Where the code leaves the paper.** RAFT was trained on published sets of rendered and measured pairs, which do not come with this course. The generator here takes their place. The release's recipes stand below as data (`STANDARD`, `MIXED`), for whoever has the sets. The mean of equation 8 is the release's: the pixels that do not count stay in the number that it divides by.
 
 # %% [markdown]
 # ## Code
@@ -252,11 +243,10 @@ def similarity_of_one(x, centre, angle, zoom, shift):
     return turned.real, turned.imag
 
 
-# %%
 similarity_of_one((3.0, 2.0), centre=(2.0, 2.0), angle=math.pi / 2, zoom=2.0, shift=(10.0, 0.0))
 
 # %% [markdown]
-# The point lies one pixel right of the centre. A quarter turn takes it below (y points down, so a positive angle turns clockwise on the screen), the zoom two pixels below, the shift ten to the right.
+# The point lies one pixel right of the centre. A quarter turn takes it one pixel below (y points down, so a positive angle turns clockwise on the screen), the zoom to two pixels below, the shift ten to the right.
 #
 # As a 3 × 3 matrix on $(x, y, 1)$, a motion can be inverted and chained by one call, for all layers at once. Its last column is what remains of equation 1 at $x = 0$.
 
@@ -297,9 +287,11 @@ assert one.shape == (2, 3, 3), "one matrix for each angle"
 assert one[:, 2].tolist() == [[0, 0, 1]] * 2, "the last row is 0, 0, 1"
 # float32 at values near 10 has steps of 1e-6, and a turn adds a few of them.
 moved = one @ torch.tensor([3.0, 2.0, 1.0])
-assert torch.allclose(moved[0, :2], torch.tensor([12.0, 4.0]), atol=1e-5), "see the worked point"
+first = f"(3, 2) goes to (12, 4) by the first, not {moved[0, :2].tolist()}"
+assert torch.allclose(moved[0, :2], torch.tensor([12.0, 4.0]), atol=1e-5), first
 expected = similarity_of_one((3.0, 2.0), (5.0, 4.0), 0.3, 0.7, (1.0, -2.0))
-assert torch.allclose(moved[1, :2], torch.tensor(expected), atol=1e-5), "differs from equation 1"
+second = f"(3, 2) goes to {expected} by the second, not {moved[1, :2].tolist()}"
+assert torch.allclose(moved[1, :2], torch.tensor(expected), atol=1e-5), second
 
 
 # %% tags=["promote"]
@@ -338,14 +330,13 @@ def cover_of_one(x, y, waves, rho):
     return min(1.0, max(0.0, rho * (edge - length) + 0.5))
 
 
-# %%
 circle = [(0.0, 0.0)]
 [cover_of_one(x, 0.0, circle, rho=4.0) for x in (0.0, 3.0, 3.75, 4.0, 4.25, 5.0)]
 
 # %% [markdown]
 # A disc of radius 4: covered inside, half covered on the outline, free outside.
 #
-# For whole images, angles are dear. The unit number $d = e^{i\varphi}$ of a direction is the point divided by its length, $e^{ik\varphi}$ is $d^k$, and the sum of equation 2 is a polynomial in $d$: one multiplication and one addition for each wave. A **scene** holds what the layers are made of.
+# For whole images, angles cost too much. With the point as a complex number, $d = e^{i\varphi}$ is the point divided by its length, $e^{ik\varphi}$ is $d^k$, and the sum of equation 2 is a polynomial in $d$: one multiplication and one addition for each wave. A **scene** holds what the layers are made of.
 
 
 # %% tags=["promote"]
@@ -373,7 +364,7 @@ def coverage(scene: Scene, points: Float[Tensor, "L H W 2"]) -> Float[Tensor, "L
     """How much of each point each layer covers, 0 to 1 (equations 2 and 3 of the lesson).
 
     points   (L, H, W, 2) positions in image 1, for each layer its own, in pixels
-    returns  (L, H, W), soft over one pixel at the outline
+    returns  (L, H, W), falling from 1 to 0 over about a pixel at the outline
 
     Convention: points as (x, y), x to the right, y down.
     """
@@ -384,7 +375,7 @@ def coverage(scene: Scene, points: Float[Tensor, "L H W 2"]) -> Float[Tensor, "L
     amplitudes = torch.view_as_complex(scene.waves.transpose(1, 2).contiguous())
     for wave in amplitudes.unbind(1)[::-1]:  # Horner's rule, from the highest wave down
         edge = (edge + wave[:, None, None]) * direction
-    # What the frame's matrix shrinks areas by is the square of the mean radius in pixels.
+    # The frame's matrix shrinks areas by the square of the mean radius in pixels.
     rho = scene.outline[:, :2, :2].det().abs().rsqrt()[:, None, None]
     return (rho * (1 + edge.real - length) + 0.5).clamp(0, 1)
 
@@ -401,7 +392,7 @@ assert torch.allclose(coverage(blob, points)[0], torch.tensor(expected), atol=1e
 # %% [markdown]
 # ### A random scene
 #
-# Every number of a scene is drawn from a generator that is handed in: the same seed gives the same scene on every machine. Zooms and radii are drawn evenly on a logarithmic scale, since twice as large and half as large are equally far from 1.
+# Every number of a scene is drawn from a generator that is handed in: the same seed gives the same scene. Zooms and radii are drawn evenly on a logarithmic scale, since twice as large and half as large are equally far from 1.
 
 
 # %% tags=["promote"]
@@ -415,7 +406,7 @@ def _log_uniform(low: float, high: float, count: int, generator: torch.Generator
 
 
 # %% [markdown]
-# Where a layer's photograph is read: around a random spot that keeps away from the border, at 0.6 to 1.6 photograph pixels for each pixel. Six of ten layers stand nearly upright, since a network that will see upright pictures should train on some.
+# Where a layer's photograph is read: around a random spot that keeps away from the border, at 0.6 to 1.6 photograph pixels for each pixel. Six of ten layers stand nearly upright, as pictures mostly do.
 
 
 # %% tags=["promote"]
@@ -432,7 +423,7 @@ def _random_places(textures: list[Tensor], frame: Tensor, generator: torch.Gener
 
 
 # %% [markdown]
-# A shape's frame is a turn and a stretch that keeps the area: one axis is divided by what the other is multiplied with. Amplitudes fall as $1/k$, so that outlines are wavy and not jagged. The background is a disc so large that its outline is out of sight.
+# A shape's frame is a turn and a stretch that keeps the area: one axis is divided by the factor that the other is multiplied by. Amplitudes fall as $1/k$, so that outlines are wavy and not jagged. The background is a disc so large that its outline is out of sight.
 
 
 # %% tags=["promote"]
@@ -457,7 +448,7 @@ def _random_shapes(
 
 
 # %% [markdown]
-# Small motions are more common than large ones (the power 1.5). In six scenes of ten every layer goes its own way. In the others a camera passes by: all layers go in one direction, nearer ones further, and in half of these the direction is horizontal, as between the two eyes. Seven layers of ten also turn and grow a little.
+# Small motions are more common than large ones (the power 1.5). In six scenes of ten every layer goes its own way. In the others a camera passes by: all layers go in one direction, nearer ones further, and in half of these the direction is horizontal, as between the two eyes. Seven layers of ten also turn a little, and grow or shrink.
 
 
 # %% tags=["promote"]
@@ -538,9 +529,11 @@ def paint(
 ) -> Float[Tensor, "3 H W"]:
     """Paint the layers over each other, from back to front (equations 4 and 5 of the lesson).
 
-    points   (L, H, W, 2) where in image 1 each pixel of each layer is read
-    cover    (L, H, W) in [0, 1], of `coverage`
-    returns  (3, H, W) in [0, 255]
+    points   (L, H, W, 2) where in image 1 each pixel of each layer is read, in pixels
+    cover    (L, H, W) in [0, 1], from `coverage`
+    returns  (3, H, W) in [0, 255]; photographs are mirrored at their borders
+
+    Convention: points as (x, y), x to the right, y down.
     """
     image = cover.new_zeros(3, *cover.shape[1:])
     for layer, photo in enumerate(scene.textures):
@@ -562,7 +555,7 @@ assert paint(plain, pixel_grid(1, 2).expand(2, 1, 2, 2), cover)[0].tolist() == [
 # %% [markdown]
 # ### Flow and visibility
 #
-# The front layer of equation 6 is a maximum over numbers of layers; where a layer covers less than half, its number does not take part. Pixels and flow are pairs of one kind of data, so one tuple holds them.
+# The front layer of equation 6 is a maximum over the numbers of the layers; where a layer covers less than half, its number does not take part. Images, flow and visibility travel together, so one tuple holds them.
 
 
 # %% tags=["promote"]
@@ -580,8 +573,8 @@ class FlowPair(NamedTuple):
 
 
 # %% tags=["promote"]
-def front_layer(cover: Float[Tensor, "L H W"]) -> Tensor:
-    """The last layer that covers half of a pixel or more (equation 6): whole numbers (H, W)."""
+def front_layer(cover: Float[Tensor, "L H W"]) -> Int[Tensor, "H W"]:
+    """The number of the last layer that covers half of a pixel or more (equation 6)."""
     number = torch.arange(1, len(cover) + 1)[:, None, None]
     return ((cover >= 0.5) * number).amax(dim=0) - 1
 
@@ -619,22 +612,26 @@ def render(scene: Scene, size: tuple[int, int]) -> FlowPair:
 # %% [markdown]
 # Is the flow right? Read image 2 where the flow points, and image 1 must come back: on visible pixels up to what two interpolations blur, on hidden ones not at all.
 
+
 # %%
+def gap(pair):
+    """How far image 2, read along the flow, is from image 1: grey levels, for each pixel."""
+    return (warp(pair.image2[None], flow_grid(pair.flow[None]))[0] - pair.image1).abs().mean(dim=0)
+
+
 pair = render(scene, (128, 160))
-fetched = warp(pair.image2[None], flow_grid(pair.flow[None]))[0]
-difference = (fetched - pair.image1).abs().mean(dim=0)
-unmoved = (pair.image2 - pair.image1).abs().mean(dim=0)
+unmoved = gap(pair._replace(flow=0 * pair.flow))
 for name, where in (("visible", pair.visible), ("hidden", ~pair.visible)):
     print(
-        f"{name:>7}: {difference[where].mean():5.1f} grey levels apart, unwarped {unmoved[where].mean():5.1f}"
+        f"{name:>7}: {gap(pair)[where].mean():5.1f} grey levels apart, unwarped {unmoved[where].mean():5.1f}"
     )
-assert difference[pair.visible].mean() < 0.25 * unmoved[pair.visible].mean()
+assert gap(pair)[pair.visible].mean() < 0.25 * unmoved[pair.visible].mean()
 
 
 # %%
 def draw_residual():
-    figure, axes = canvas(1, 3, 7.2, 2.2)
-    pictures = (unmoved, difference, difference * pair.visible)
+    figure, axes = canvas(1, 3, 6.6, 1.9, sharey=True)
+    pictures = (unmoved, gap(pair), gap(pair) * pair.visible)
     titles = ("|I₂ − I₁|", "|I₂ read at x + f − I₁|", "the same, visible pixels")
     for each, values, title in zip(axes, pictures, titles, strict=True):
         each.imshow(values, vmin=0, vmax=80, cmap="gray")
@@ -651,11 +648,10 @@ show(
 
 # %% [markdown]
 # White is a difference of 80 grey levels or more. What is left in the third picture are edges: there one pixel mixes two layers that go different ways, and no single arrow is right.
-
-# %% [markdown]
+#
 # ### Photographs and an endless set
 #
-# Photographs are read at most 384 pixels high: larger ones would be smooth at the scale of a layer.
+# Photographs are read at most 384 pixels high: in a small image, a layer cut from a larger one would show little but a smooth patch.
 
 
 # %% tags=["promote"]
@@ -687,12 +683,14 @@ def load_photographs(names: Sequence[str], height: int = 384) -> list[Float[Tens
     found = []
     for name in names:
         photo = photograph(name)
-        found.append((photograph(name, height=height) if photo.shape[2] > height else photo)[0])
+        if photo.shape[2] > height:
+            photo = photograph(name, height=height)
+        found.append(photo[0])
     return found
 
 
 # %% [markdown]
-# No pair is stored. The set makes pair number `index` when it is asked for, from a fresh seed, so no pass over it repeats an earlier one; with a seed of its own it always makes the same pairs, for measuring. The colours are changed too, in `augment_colours`, which comes next.
+# No pair is stored. The set makes pair number `index` when it is asked for, from a fresh seed, so no pass over it repeats an earlier one; with a seed of its own it always makes the same pairs, for measuring. With `augment` it also changes the colours, by `augment_colours`, which comes next.
 
 
 # %% tags=["promote"]
@@ -743,9 +741,9 @@ class SyntheticPairs(Dataset):
 # %% [markdown]
 # ### Augmentation of colours
 #
-# Between two frames the light changes, a cloud passes, the camera corrects itself. A network that has only seen equal colours would rely on them. So the release changes brightness, contrast, saturation and **hue** (色相) at random, mostly the same way in both images, sometimes in each its own.
+# Between two frames the light changes, a cloud passes, the camera corrects itself. A network that has only seen equal colours may rely on them. So the release changes brightness, contrast, saturation and **hue** (色相) at random, mostly the same way in both images, sometimes in each image separately.
 #
-# The hue is the angle of a colour on the colour circle. The textbook goes to hue, saturation and value (HSV), adds to the hue, and goes back. The way back in one formula: channel $j$ is the value minus the chroma times a trapezoid of the hue, shifted by 5, 3 and 1 sixths of the circle for red, green and blue.
+# The hue is the angle of a colour on the colour circle. The textbook goes to hue, saturation and value (HSV), adds to the hue, and goes back. The **value** is the largest of the three channels, the **chroma** its distance to the smallest. The way back fits in one formula: a channel is the value minus the chroma times a trapezoid over the hue, shifted by 5, 3 and 1 sixths of the circle for red, green and blue.
 
 
 # %% tags=["promote"]
@@ -827,7 +825,7 @@ def color_jitter(
 
 
 # %% [markdown]
-# Real pairs have hidden pixels of a kind that the layers do not make. The **eraser** covers one or two rectangles of image 2 with its mean colour, and the loss still asks for the true flow there: the network learns to carry flow in from around.
+# Real pairs have hidden pixels of a kind that the layers do not make. The **eraser** covers one or two rectangles of image 2 with its mean colour, and the loss still asks for the true flow there, so the network has to carry flow in from around.
 
 
 # %% tags=["promote"]
@@ -885,30 +883,27 @@ def augment_colours(
 
 
 # %%
-changed = SyntheticPairs(photographs, (96, 96), seed=11)
-examples = [changed[i] for i in range(4)]
-
-
-def draw_examples():
-    figure, axes = canvas(3, 4, 6.6, 5.0)
+def draw_examples(examples):
+    figure, axes = canvas(3, len(examples), 5.2, 4.0, sharex=True, sharey=True)
     for column, example in zip(axes.T, examples, strict=True):
-        column[0].imshow(to_picture(example.image1))
-        column[1].imshow(to_picture(example.image2))
-        column[2].imshow(to_picture(flow_to_image(example.flow[None], max_norm=24)))
+        flow = flow_to_image(example.flow[None], max_norm=24)
+        for each, picture in zip(column, (example.image1, example.image2, flow), strict=True):
+            each.imshow(to_picture(picture))
         column[2].set(xlabel="x (px)")
     for each, name in zip(axes[:, 0], ("image 1", "image 2", "flow"), strict=True):
         each.set(ylabel=f"{name}\ny (px)")
     return figure
 
 
+recoloured = SyntheticPairs(photographs, (96, 96), seed=22)
 show(
-    draw_examples(),
+    draw_examples([recoloured[i] for i in range(4)]),
     alt="Four training pairs with changed colours, covered rectangles and noise, and their flows",
     photo=True,
 )
 
 # %% [markdown]
-# Four pairs as the network will see them. The full colour of a flow is a motion of 24 pixels; grey rectangles on the second images are the eraser's.
+# Four pairs as the network will see them. The full colour of a flow is a motion of 24 pixels; plain rectangles on the second images are the eraser's, here an eighth to a quarter of the image's height on each side.
 #
 # ### Augmentation of places
 #
@@ -942,15 +937,18 @@ def stretch_pair(pair: FlowPair, height: int, width: int) -> FlowPair:
 
 
 # %% tags=["check"]
-still = FlowPair(
-    torch.rand(3, 8, 6), torch.rand(3, 8, 6), torch.ones(2, 8, 6), torch.ones(8, 6) > 0
-)
+ramp = torch.arange(6.0).expand(3, 8, 6)
+still = FlowPair(ramp, 2 * ramp, torch.ones(2, 8, 6), ramp[0] < 3)
 doubled = stretch_pair(still, 8, 12)
 assert doubled.image1.shape == doubled.image2.shape == (3, 8, 12), "images get the new size"
-assert doubled.visible.shape == (8, 12) and doubled.visible.all(), "visible gets it too"
 assert doubled.flow[0].eq(2).all(), "twice as wide, so motions in x are twice as long"
 assert doubled.flow[1].eq(1).all(), "as high as before, so motions in y stay"
 assert stretch_pair(still, 4, 6).flow[1].eq(0.5).all(), "half as high: half as long in y"
+where = (torch.arange(12) + 0.5) / 2 - 0.5  # of each new column in the old image
+for name, image, factor in (("image1", doubled.image1, 1), ("image2", doubled.image2, 2)):
+    expected = factor * where.clamp(0, 5)
+    assert image[0, 0].allclose(expected), f"{name}: areas on areas, align_corners=False"
+assert torch.equal(doubled.visible[0], where < 2.5), "visible where at least half of it is"
 batch = FlowPair(*(torch.stack([x, x]) for x in still))
 assert stretch_pair(batch, 4, 6).flow.shape == (2, 2, 4, 6), "a batch axis stays in front"
 
@@ -970,16 +968,15 @@ def flip_pair(pair: FlowPair, axis: str) -> FlowPair:
 
 # %% tags=["check"]
 right = FlowPair(
-    torch.rand(3, 8, 6),
-    torch.rand(3, 8, 6),
-    torch.stack([torch.full((8, 6), 3.0), torch.full((8, 6), 2.0)]),
-    torch.rand(8, 6) < 0.5,
+    torch.rand(3, 8, 6), torch.rand(3, 8, 6), torch.randn(2, 8, 6), torch.rand(8, 6) < 0.5
 )
-mirrored = flip_pair(right, "x")
-assert torch.equal(mirrored.image1, right.image1.flip(-1)), "columns of the images change order"
-assert mirrored.flow[0].eq(-3).all() and mirrored.flow[1].eq(2).all(), "u turns around, v stays"
-assert flip_pair(right, "y").flow[1].eq(-2).all(), "top to bottom turns v around"
-assert all(map(torch.equal, flip_pair(mirrored, "x"), right)), "two flips are none"
+for axis, dim, u, v in (("x", -1, -1, 1), ("y", -2, 1, -1)):
+    mirrored, flow = flip_pair(right, axis), right.flow.flip(dim)
+    for name in ("image1", "image2", "visible"):
+        expected = getattr(right, name).flip(dim)
+        assert torch.equal(getattr(mirrored, name), expected), f"{axis}: mirror {name} too"
+    assert torch.equal(mirrored.flow[0], u * flow[0]), f"{axis}: u times {u}, each at its new place"
+    assert torch.equal(mirrored.flow[1], v * flow[1]), f"{axis}: v times {v}, each at its new place"
 
 
 # %% tags=["promote"]
@@ -999,22 +996,25 @@ def crop_pair(pair: FlowPair, left: int, top: int, size: tuple[int, int]) -> Flo
 
 
 # %% [markdown]
-# Do they commute with the flow? Stretch, mirror and crop the scene's pair, and read image 2 along the changed flow again. Each flow is still right, as the residual on visible pixels says.
+# Do they commute with the flow? Stretch, mirror and crop the scene's pair, and read image 2 along the changed flow again. The **residual**, the mean gap on visible pixels, says that each flow is still right.
+
 
 # %%
+def residual(pair):
+    """The mean gap in grey levels, on visible pixels whose target the images still hold."""
+    kept = pair.visible & inside(flow_grid(pair.flow[None]), *pair.flow.shape[1:])[0]
+    return gap(pair)[kept].mean().item()
+
+
 changes = {
     "as it was": pair,
     "stretched": stretch_pair(pair, 160, 176),
     "mirrored": flip_pair(pair, "x"),
     "cropped": crop_pair(pair, 30, 10, (96, 96)),
 }
-for name, changed_pair in changes.items():
-    image1, image2, flow, visible = changed_pair
-    gap = (warp(image2[None], flow_grid(flow[None]))[0] - image1).abs().mean(dim=0)
-    # A crop may lose the target of a visible pixel; only those that it keeps can be compared.
-    kept = visible & inside(flow_grid(flow[None]), *flow.shape[1:])[0]
-    print(f"{name:>10}: {gap[kept].mean():.1f} grey levels apart")
-    assert gap[kept].mean() < 6
+for name, changed in changes.items():
+    print(f"{name:>10}: {residual(changed):.1f} grey levels apart")
+    assert residual(changed) < 6
 
 # %% [markdown]
 # KITTI's flow is **sparse** (稀疏): a laser measured some pixels, and the rest is unknown. Interpolating between known and unknown pixels would make numbers up, so each known vector is moved by itself to the nearest pixel of the new size; some pixels get none, and where two meet the last one stays.
@@ -1044,13 +1044,40 @@ def stretch_sparse(pair: FlowPair, height: int, width: int) -> FlowPair:
 # %%
 dots = torch.zeros(8, 6, dtype=torch.bool)
 dots[2, 1] = dots[5, 3] = True
-sparse = right._replace(visible=dots)
-larger = stretch_sparse(sparse, 16, 12)
+larger = stretch_sparse(right._replace(visible=dots), 16, 12)
 assert larger.visible.nonzero().tolist() == [[4, 2], [10, 6]]  # as many dots as before
-assert larger.flow[:, 4, 2].tolist() == [6, 4] and larger.flow[:, 4, 3].tolist() == [0, 0]
+assert torch.equal(larger.flow[:, 4, 2], 2 * right.flow[:, 2, 1])
+assert larger.flow[:, 4, 3].tolist() == [0, 0]  # unknown: no vector landed here
 
 # %% [markdown]
-# All of it together, with the release's probabilities. A zoom never goes below the crop plus 8 pixels. Crops of sparse pairs are drawn from a range that reaches 50 pixels past the left and right border and 20 below, and pushed back inside, so that the borders, where cars leave the picture, come up more often.
+# All of it together, with the release's probabilities: first the size and the place of the crop, then `augment`. A zoom never goes below the crop plus 8 pixels. Crops of sparse pairs are drawn from a range that reaches 50 pixels past the left and right border and 20 below, and pushed back inside, so that crops at the borders come up more often.
+
+
+# %% tags=["promote"]
+def _random_size(
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    scales: tuple[float, float],
+    sparse: bool,
+    generator: torch.Generator,
+) -> tuple[int, int]:
+    """The size after a random zoom, and for dense pairs a random stretch of each axis."""
+    factor = 2 ** float(uniform(*scales, generator=generator))
+    stretched = not sparse and torch.rand((), generator=generator) < 0.8
+    each = uniform(-0.2, 0.2, 2, generator=generator) if stretched else torch.zeros(2)
+    if torch.rand((), generator=generator) >= 0.8:
+        return size
+    margin = 1 if sparse else 8
+    least = max((c + margin) / s for c, s in zip(crop, size, strict=True))
+    height, width = (
+        round(s * max(factor * 2**e, least)) for s, e in zip(size, each.tolist(), strict=True)
+    )
+    return height, width
+
+
+def _random_start(room: int, before: int, after: int, generator: torch.Generator) -> int:
+    start = int(torch.randint(-before, room + after + 1, (), generator=generator))
+    return min(max(start, 0), room)
 
 
 # %% tags=["promote"]
@@ -1093,33 +1120,12 @@ def augment(
     return crop_pair(pair, left, top, (h, w))
 
 
-def _random_size(size, crop, scales, sparse, generator) -> tuple[int, int]:
-    """The size after a random zoom, and for dense pairs a random stretch of each axis."""
-    factor = 2 ** float(uniform(*scales, generator=generator))
-    stretched = not sparse and torch.rand((), generator=generator) < 0.8
-    each = uniform(-0.2, 0.2, 2, generator=generator) if stretched else torch.zeros(2)
-    if torch.rand((), generator=generator) >= 0.8:
-        return size
-    margin = 1 if sparse else 8
-    least = max((c + margin) / s for c, s in zip(crop, size, strict=True))
-    height, width = (
-        round(s * max(factor * 2**e, least)) for s, e in zip(size, each.tolist(), strict=True)
-    )
-    return height, width
-
-
-def _random_start(room: int, before: int, after: int, generator: torch.Generator) -> int:
-    start = int(torch.randint(-before, room + after + 1, (), generator=generator))
-    return min(max(start, 0), room)
-
-
 # %%
 random_numbers = torch.Generator().manual_seed(3)
-wild = [augment(pair, random_numbers, (96, 96)) for _ in range(4)]
-assert all(w.flow.shape == (2, 96, 96) for w in wild)
-examples = wild
+examples = [augment(pair, random_numbers, (96, 96)) for _ in range(4)]
+assert all(example.flow.shape == (2, 96, 96) for example in examples)
 show(
-    draw_examples(),
+    draw_examples(examples),
     alt="The same scene four times with other colours, zooms, flips and crops, and the flows",
     photo=True,
 )
@@ -1127,7 +1133,7 @@ show(
 # %% [markdown]
 # One pair, four draws: the colours of the flow change with every mirror and zoom, and the outlines of image 1 lie on the steps of the flow as before.
 #
-# The course's own pairs are drawn anew at every step, at all zooms and directions, so `SyntheticPairs` changes their colours only.
+# The course's own pairs are drawn anew at every step, at many zooms and in all directions, so `SyntheticPairs` changes their colours only.
 #
 # ### The loss
 #
@@ -1137,17 +1143,15 @@ show(
 # %%
 def sequence_loss_loop(flows, target, valid, gamma):
     total, n = 0.0, len(flows)
-    for i in range(1, n + 1):
+    for i, flow in enumerate(flows, start=1):
         differences = []
-        for v, u_or_v in enumerate(target.flatten(1)):
-            for place, true in enumerate(u_or_v.tolist()):
-                wrong = abs(flows[i - 1].flatten(1)[v, place].item() - true)
-                differences.append(wrong if valid.flatten()[place] else 0.0)
+        for estimated, true in zip(flow, target, strict=True):  # u, then v
+            entries = zip(estimated.flatten(), true.flatten(), valid.flatten(), strict=True)
+            differences += [abs(a - b).item() if counts else 0.0 for a, b, counts in entries]
         total += gamma ** (n - i) * sum(differences) / len(differences)
     return total
 
 
-# %%
 guesses = [torch.zeros(2, 1, 2), torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]])]
 truth = torch.tensor([[[4.0, 4.0]], [[0.0, 0.0]]])
 sequence_loss_loop(guesses, truth, torch.ones(1, 2), gamma=0.8)
@@ -1155,7 +1159,7 @@ sequence_loss_loop(guesses, truth, torch.ones(1, 2), gamma=0.8)
 # %% [markdown]
 # The first estimate is wrong by 4 in two entries of four, a mean of 2, and counts 0.8; the second by 1 in one entry of four, a mean of ¼, and counts fully: $0.8 \cdot 2 + 0.25 = 1.85$.
 #
-# Motions of 400 pixels and more do not count either, a guard against broken ground truth. An empty mask is an error: a sum over nothing is 0, trains nothing, and a mean over nothing is NaN, which users of the release have met.
+# Motions of 400 pixels and more do not count either, as in the release. Where no pixel counts, the loss would be 0 and train nothing, and an error averaged over no pixel is NaN; so an empty mask is refused.
 
 
 # %% tags=["promote"]
@@ -1207,20 +1211,20 @@ def sequence_loss(
 
 
 # %% tags=["check"]
-batch = [guess[None].expand(3, 2, 1, 2) for guess in guesses]
-assert math.isclose(
-    sequence_loss(batch, truth[None].expand(3, 2, 1, 2)).item(), 1.85, abs_tol=1e-6
-), "the worked example gives 1.85"
+two, true = [guess[None] for guess in guesses], truth[None]
+loss = sequence_loss(two, true).item()
+assert math.isclose(loss, 1.85, abs_tol=1e-6), f"the worked example gives 1.85, not {loss:.3f}"
+wrapped = sequence_loss([Flow(guess, guess) for guess in two], true).item()
+assert wrapped == loss, "of a Flow, `full` is compared"
 target, estimates = torch.randn(1, 2, 4, 5), [torch.randn(1, 2, 4, 5) for _ in range(3)]
-mask = torch.rand(1, 4, 5) < 0.5
-expected = sequence_loss_loop([e[0] for e in estimates], target[0], mask[0], 0.85)
+valid = torch.rand(1, 4, 5)
+expected = sequence_loss_loop([e[0] for e in estimates], target[0], valid[0] >= 0.5, 0.85)
+loss = sequence_loss(estimates, target, valid, 0.85).item()
 # A mean of 40 float32 numbers near 1 is right to 1e-6.
-assert math.isclose(sequence_loss(estimates, target, mask, 0.85).item(), expected, abs_tol=1e-5), (
-    "differs from equation 8 under a mask"
-)
-far = torch.tensor([500.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2).clone()
-far[..., 1] = 1.0
-assert sequence_loss([far + 4], far).item() == 2, "a motion of 500 pixels does not count"
+assert math.isclose(loss, expected, abs_tol=1e-5), "valid ≥ ½ counts; divide by all entries"
+for odd in (500.0, math.nan):  # in one pixel of two; the other is wrong by 4, twice
+    far = torch.tensor([[[[odd, 1.0]], [[0.0, 0.0]]]])
+    assert sequence_loss([far.nan_to_num() + 4], far).item() == 2, f"a flow of {odd} does not count"
 try:
     sequence_loss(estimates, target, torch.zeros(1, 4, 5))
 except ValueError:
@@ -1232,7 +1236,7 @@ else:
 # %% [markdown]
 # ### Recipes
 #
-# What a training is, as data: the paper's four stages, one after the other, each beginning with the weights of the last. `STANDARD` is the release's script for two GPUs, `MIXED` the one for a single GPU in half precision. The learning rate rises over the first 5 % of the steps and falls in a straight line, but the line is drawn 100 steps too long (`overrun`), so the last step still moves. The context encoder's batch norm is frozen in all stages but the first (`freeze`).
+# A training, written down as data: the release's four stages, one after the other, each beginning with the weights of the last. `STANDARD` is the release's script for two GPUs, `MIXED` the one for a single GPU in half precision. The learning rate rises over the first 5 % of the steps and falls in a straight line, but the line is drawn 100 steps too long (`overrun`), so the last step still moves. The context encoder's batch norm is frozen in all stages but the first (`freeze`).
 
 
 # %% tags=["promote"]
@@ -1322,11 +1326,12 @@ for stage, recipe in STANDARD.items():
     print(
         f"{stage:>7}: {recipe.steps:7,} steps of {recipe.batch} crops of {recipe.crop}, rate {recipe.learning_rate}"
     )
+print(f"    all: {sum(recipe.steps for recipe in STANDARD.values()):7,} steps")
 
 # %% [markdown]
 # ### One function that trains
 #
-# `fourfold.kit.training.train` has the loop: AdamW, the rate, gradient clipping, a log, checkpoints to resume from, on accelerate, so that the same call serves a laptop and a GPU. What is left is the model, the pairs and the loss.
+# `fourfold.kit.training.train` has the loop: AdamW, the rate, gradient clipping, a log and checkpoints to resume from. It runs on accelerate, so the same call serves a laptop and a GPU. What is left for us is the model, the pairs and the loss. Pairs of a published set are augmented by the data set that reads them: it calls `augment` with the recipe's `crop` and `scales`.
 
 
 # %% tags=["promote"]
@@ -1446,7 +1451,7 @@ print(
 )
 
 # %% [markdown]
-# Zero flow, the answer "nothing moves", is wrong by the mean length of the motions. It is the first bar, and what the loss of an untrained network amounts to.
+# Zero flow is wrong by the mean length of the motions: the first bar that a trained network has to get over.
 #
 # ### The command
 #
@@ -1510,61 +1515,40 @@ def train_course(
 #
 # ### From nothing, in a minute
 #
-# Train a RAFT-small from random weights, at three iterations and a batch of four. Where there is a GPU, `at_scale` takes the whole recipe. Batches differ in how much moves, and so does their loss; so this set of pairs also notes how far things moved in what it hands out, from which the loss of zero flow on the very same batch follows.
+# Train a RAFT-small from random weights. Where there is a GPU, `at_scale` takes the whole recipe. Batches differ in how much moves, and so does their loss; so each is compared with the loss of zero flow on the very same pairs. With a seed the set makes every pair again, and every pair is used once.
 
 
 # %%
-class Noted(SyntheticPairs):
-    """Pairs that note the mean length of a component of their flow, one number a pair."""
-
-    def __getitem__(self, index):
-        pair = super().__getitem__(index)
-        self.notes = [*getattr(self, "notes", []), pair.flow.abs().mean().item()]
-        return pair
-
-
 def weight_sum(recipe):
     return sum(recipe.gamma**i for i in range(recipe.iterations))
 
 
-# %%
-lesson_recipe = at_scale(cpu=QUICK._replace(steps=140, batch=4), gpu=QUICK)
-made = Noted(photographs, lesson_recipe.crop, augment=False)
-learned, records = train_raft(lesson_recipe, made, progress=False)
-notes = torch.tensor(made.notes[: len(records) * lesson_recipe.batch])
-idle = weight_sum(lesson_recipe) * notes.view(len(records), -1).mean(dim=1)
-against_zero = [record.loss / still for record, still in zip(records, idle.tolist(), strict=True)]
+recipe = at_scale(cpu=QUICK._replace(steps=140, batch=4), gpu=QUICK)
+count = recipe.steps * recipe.batch
+made = SyntheticPairs(photographs, recipe.crop, length=count, augment=False, seed=2)
+learned, records = train_raft(recipe, made, progress=False)
+still = torch.tensor([made[i].flow.abs().mean() for i in range(count)])
+idle = weight_sum(recipe) * still.view(recipe.steps, recipe.batch).mean(dim=1)
+against_zero = torch.tensor([record.loss for record in records]) / idle
 
-# %%
-after = evaluate(learned, held_out, lesson_recipe.iterations)
+after = evaluate(learned, held_out, recipe.iterations)
 for name, errors in (("zero flow", zero), ("trained", after)):
     print(f"{name:>9}: EPE {errors.everywhere:5.2f} px, visible pixels {errors.visible:5.2f} px")
 assert after.visible < zero.visible
 
 # %% [markdown]
-# The photographs of these pairs took no part in the training: what was learned is matching, not the photographs. It is a beginning. The loss says how it came about.
-
-
-# %%
-def running_mean(values, width):
-    """The mean of each value and those before it, `width` in all where there are as many."""
-    sums = torch.cat([torch.zeros(1, dtype=torch.float64), torch.tensor(values).double().cumsum(0)])
-    stop = torch.arange(1, len(values) + 1)
-    start = (stop - width).clamp(min=0)
-    return ((sums[stop] - sums[start]) / (stop - start)).tolist()
-
-
-assert running_mean([2.0, 4.0, 6.0], 2) == [2, 3, 5]
+# The photographs of the held-out pairs took no part in the training, so what helps there is not a memory of pictures. It is a beginning. The loss says how it came about.
 
 
 # %%
 def draw_loss(steps, losses, idle, width, label):
-    figure, axes = canvas(1, 1, 5.6, 2.3)
+    figure, axes = canvas(1, 1, 5.2, 2.0)
+    smooth = torch.as_tensor(losses).unfold(0, width, 1).mean(dim=1)
     axes.plot(steps, losses, ".", color=COLOURS["muted"], markersize=3)
-    axes.plot(steps, running_mean(losses, width), color=COLOURS["first"], label="running mean")
+    axes.plot(steps[width - 1 :], smooth, color=COLOURS["first"], label=f"mean of {width} dots")
     axes.axhline(idle, color=COLOURS["bad"], linestyle="--", label="zero flow")
     axes.set(xlabel="step", ylabel=label, ylim=(0, 1.6 * idle))
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right", ncols=2)
     return figure
 
 
@@ -1572,45 +1556,42 @@ show(
     draw_loss([r.step for r in records], against_zero, 1.0, 20, "loss over that of zero flow"),
     alt="The loss divided by that of zero flow, over the steps: at first near 1, then below",
 )
-smooth = running_mean(against_zero, 20)
-print(f"after 20 steps {smooth[19]:.2f} of the loss of zero flow, at the end {smooth[-1]:.2f}")
+begin, end = against_zero[:20].mean(), against_zero[-20:].mean()
+print(f"first 20 steps {begin:.2f} of the loss of zero flow, last 20 steps {end:.2f}")
 
 # %% [markdown]
-# A dot is one step. At first the curve stays near the dashed line or above it, the loss of zero flow on the same pairs: the plateau. The features are random, so the correlations say nothing, and the best answer that ignores them is no motion. Only when features begin to match does the loss move, and then it feeds on itself.
+# A dot is one step. At first the curve stays near the dashed line or above it, the loss of zero flow on the same pairs: the plateau. One way to read it: the features are random, so the correlations say nothing, and the best answer without them is no motion. Only when features begin to match can the loss fall.
 #
 # ### The long run
 #
-# The weights that come with the course were made by the same function with `COURSE`. The log of that run lies in the course's data, as means over 25 steps.
+# The weights that come with the course were made by the same function with `COURSE`. The log of that run lies in the course's data, as means over 25 steps. Its pairs are not made again; the dashed line is the mean over 200 others.
 
 # %%
 import csv
 
 with open(data_path("results", "raft_training.csv"), encoding="utf-8") as file:
     rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-steps, losses = map(list, zip(*rows, strict=True))
+steps, losses = zip(*rows, strict=True)
 made_for_course = SyntheticPairs(photographs, COURSE.crop, augment=False, seed=1)
 lengths = [made_for_course[i].flow.abs().mean().item() for i in range(200)]
 idle_course = weight_sum(COURSE) * sum(lengths) / len(lengths)
-smooth = running_mean(losses, 4)
-left_plateau = next(s for s, mean in zip(steps, smooth, strict=True) if mean < 0.9 * idle_course)
-print(
-    f"zero flow {idle_course:.1f}; the mean over 100 steps falls below 90 % of it at step {left_plateau}"
-)
+smooth = torch.tensor(losses).unfold(0, 4, 1).mean(dim=1).tolist()
+left = next(s for s, mean in zip(steps[3:], smooth, strict=True) if mean < 0.9 * idle_course)
+print(f"zero flow {idle_course:.1f}; the mean of 100 steps falls below 90 % of it at step {left}")
 show(
     draw_loss(steps, losses, idle_course, 4, "loss L (px)"),
     alt="The loss of the long run: a short plateau at the level of zero flow, then a long fall",
 )
 
 # %% [markdown]
-# Whoever trains RAFT-small at these settings can expect the plateau to end at about this step. A loss that still stands at the dashed line after three times as many is a sign to stop and look: at the learning rate, at the order of x and y, or at motions so small that they hardly change a map an eighth of the size.
+# The printed step is one run's, yet it tells what to expect from these settings. A loss that still stands at the dashed line after several times as many steps is a sign to stop and look: at the learning rate, at the order of x and y, or at motions so small that they hardly change a map an eighth of the size.
 #
 # ### Against methods that learn nothing
 #
-# The course's weights beside zero flow and two classical methods of scikit-image, TV-L1 and iterative Lucas–Kanade (iLK), on the held-out pairs. `from_official` reads the number of levels off the shapes.
+# The course's weights beside zero flow and two classical methods of scikit-image, TV-L1 and iterative Lucas–Kanade (iLK), on the held-out pairs.
 
 # %%
-weights = data_path("checkpoints", "raft_small.safetensors")
-shipped = RAFT.from_official(load_tensors(weights))
+shipped = load_raft()
 estimates = {
     "zero": torch.zeros_like(held_out.flow),
     "TV-L1": classical_flow("tv-l1", held_out.image1, held_out.image2),
@@ -1624,38 +1605,39 @@ assert results["RAFT-small"].visible < results["zero"].visible
 
 
 # %%
-def draw_estimates(index):
-    names = ["image 1", "true flow", *list(estimates)[1:]]
-    flows = [held_out.flow, *list(estimates.values())[1:]]
-    figure, axes = canvas(1, 5, 7.4, 1.8, sharey=True)
-    axes[0].imshow(to_picture(held_out.image1[index]))
-    longest = held_out.flow[index].norm(dim=0).max().item()
-    for each, flow in zip(axes[1:], flows, strict=True):
-        each.imshow(to_picture(flow_to_image(flow[index : index + 1], max_norm=longest)))
-    for each, name in zip(axes, names, strict=True):
-        each.set(title=name, xlabel="x (px)")
-    axes[0].set(ylabel="y (px)")
+def draw_estimates(indices):
+    fields = {"true flow": held_out.flow} | {n: f for n, f in estimates.items() if n != "zero"}
+    figure, axes = canvas(len(indices), 5, 6.8, 3.1, sharex=True, sharey=True)
+    for row, index in zip(axes, indices, strict=True):
+        row[0].imshow(to_picture(held_out.image1[index]))
+        row[0].set(ylabel="y (px)")
+        longest = held_out.flow[index].norm(dim=0).max().item()
+        for each, flow in zip(row[1:], fields.values(), strict=True):
+            each.imshow(to_picture(flow_to_image(flow[index : index + 1], max_norm=longest)))
+    for each, below, name in zip(axes[0], axes[-1], ["image 1", *fields], strict=True):
+        each.set(title=name)
+        below.set(xlabel="x (px)")
     return figure
 
 
-for index in (0, 5):
-    show(
-        draw_estimates(index),
-        alt="An image, its true flow, and the flows of TV-L1, iLK and RAFT-small in the same colours",
-        photo=True,
-    )
+show(
+    draw_estimates([0, 5]),
+    alt="Two held-out images, each with its true flow and the flows of TV-L1, iLK and RAFT-small in "
+    "the same colours",
+    photo=True,
+)
 
 # %% [markdown]
-# The colours mean the same in all pictures of a row; dark patches are vectors longer than the longest true one. TV-L1 draws sharp edges and stays short where the motion is long, iLK is noisy wherever its small window slips, and RAFT-small is smooth, with edges as coarse as its maps.
+# The colours mean the same in all pictures of a row; dark patches are vectors longer than the longest true one. Look at the small shapes that move far, which a method may lose or smear, and at the edges: RAFT-small's field is smooth, with edges as coarse as its maps, an eighth of the image's size.
 #
 # ### Stopped and resumed
 #
-# Long trainings are cut off: a train arrives, a battery ends. With a folder, the same call goes on from the last checkpoint. Here `minutes=0` stops after one step, twice, and the result equals that of an uninterrupted run in every bit (on a CPU, with the number of threads unchanged).
+# Long trainings get interrupted. With a folder, the same call goes on from the last checkpoint. Here `minutes=0` stops after one step, twice, and the result equals that of an uninterrupted run in every bit (on a CPU, with the number of threads unchanged).
 
 # %%
 import tempfile
 
-short = lesson_recipe._replace(steps=3, batch=2)
+short = recipe._replace(steps=3, batch=2)
 straight, _ = train_raft(short, made, progress=False)
 with tempfile.TemporaryDirectory() as folder:
     for minutes in (0, 0, None):
@@ -1721,20 +1703,12 @@ print({gamma: f"{share:.1%}" for gamma, share in shares.items()})
 #
 # </details>
 #
-# **Find the bug.** This version of a flip passes a test that looks at the images and at the shape of the flow. Which test of this lesson would notice?
+# **Find the bug.** This flip gives every tensor its right shape, and both images look right. What is wrong, and which number of this lesson shows it?
 
 
 # %%
 def flip_wrong(pair):
     return FlowPair(*(x.flip(-1) for x in pair))
-
-
-# %%
-def residual(pair):
-    """Mean difference of image 1 and image 2 read along the flow, on visible pixels, grey levels."""
-    grid = flow_grid(pair.flow[None])
-    kept = pair.visible & inside(grid, *pair.flow.shape[1:])[0]
-    return (warp(pair.image2[None], grid)[0] - pair.image1).abs().mean(dim=0)[kept].mean().item()
 
 
 print(
@@ -1751,15 +1725,15 @@ assert residual(flip_wrong(pair)) > 3 * residual(flip_pair(pair, "x"))
 #
 # <details><summary>Answer</summary>
 #
-# The horizontal component keeps its sign, so the arrows point the wrong way. The residual notices at once, as the numbers above show. The loss would not: it falls on such pairs too, towards a network that is right on the pairs that were not flipped and wrong on the others.
+# The horizontal component keeps its sign, so the arrows point the wrong way. The residual shows it, as the grey levels above say. The loss of a training hardly would: it could still fall, on the pairs that were not flipped.
 #
 # </details>
 #
-# **Measure.** Which is dearer, making a batch or training on it? Time 6 pairs of 96 × 96 against one step of `COURSE`.
+# **Measure.** Which takes longer, making a batch or training on it? Time the pairs of one batch of `COURSE` against one of its steps, which contains them.
 #
 # <details><summary>Hint</summary>
 #
-# `train_raft` with `steps=3` and its records' `seconds`; `time.perf_counter` around `[pairs[i] for i in range(6)]`.
+# `train_raft` with `steps=3` and its records' `seconds`; `time.perf_counter` around `[pairs[i] for i in range(COURSE.batch)]`.
 #
 # </details>
 
@@ -1767,21 +1741,22 @@ assert residual(flip_wrong(pair)) > 3 * residual(flip_pair(pair, "x"))
 # %%
 import time
 
+endless = SyntheticPairs(photographs, COURSE.crop)
 begin = time.perf_counter()
-batch = [changed[i] for i in range(6)]
+batch = [endless[i] for i in range(COURSE.batch)]
 making = time.perf_counter() - begin
-_, timed = train_raft(COURSE, changed, steps=3, progress=False)
+_, timed = train_raft(COURSE, endless, steps=3, progress=False)
 per_step = (timed[-1].seconds - timed[0].seconds) / 2
-print(f"making 6 pairs {making:.3f} s, one step with its batch {per_step:.2f} s on {hardware()}")
+print(f"making a batch {making:.3f} s, one step with its batch {per_step:.2f} s on {hardware()}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# On a CPU the network is dearer by far, so pairs can be made while it trains; on a GPU the generator is what is waited for, and workers of the DataLoader should make the pairs. The cell above prints both times on the machine that ran the lesson.
+# The cell above prints both times for the machine that ran the lesson. Where the network takes most of the step, as on a CPU, nothing is gained by faster pairs. Where a GPU makes the network quick, the pairs may be what is waited for; then the DataLoader's workers should make them.
 #
 # </details>
 #
-# **Vary.** Train with `SyntheticPairs(photographs, (64, 64), augment=False, reach=8)`. What happens to the plateau?
+# **Vary.** Train as above, on `SyntheticPairs(photographs, recipe.crop, reach=8, augment=False)`, for as long as you have time. What happens to the plateau?
 #
 # <details><summary>Hint</summary>
 #
@@ -1791,7 +1766,7 @@ print(f"making 6 pairs {making:.3f} s, one step with its batch {per_step:.2f} s 
 #
 # <details><summary>Answer</summary>
 #
-# It lasts: the run from which this lesson's settings were chosen stood at zero flow to its end. At an eighth of the size all motions are shorter than one pixel of the map, so the peaks of all look-ups lie in the middle and differ by fractions only. Long motions teach matching first; short ones become easy afterwards.
+# At an eighth of the size, motions of 8 pixels are one pixel of the map or less, so the peaks of all look-ups lie near the middle and differ by fractions. Motions of several pixels of the map are easier to tell apart, so expect a longer plateau here; two curves over `against_zero` will say whether you see one. In 140 steps the difference is small, so give it more, and more than one seed.
 #
 # </details>
 
@@ -1805,24 +1780,22 @@ print(f"making 6 pairs {making:.3f} s, one step with its batch {per_step:.2f} s 
 # %%
 enlarged = stretch_pair(pair, 192, 240)
 forgotten = enlarged._replace(flow=enlarged.flow / 1.5)
-print(
-    f"stretched with the images {residual(enlarged):.1f}, forgotten {residual(forgotten):.1f} grey levels"
-)
+print(f"stretched {residual(enlarged):.1f}, forgotten {residual(forgotten):.1f} grey levels")
 assert residual(forgotten) > 2 * residual(enlarged)
 
 # %% [markdown]
 # ### A learning rate that is too high
 #
-# A hundred times the rate, from the same first weights, on the same pairs:
+# A hundred times the rate, for twelve steps:
 
 # %%
-hasty = short._replace(steps=12, learning_rate=0.1)
+hasty = short._replace(steps=12, learning_rate=100 * short.learning_rate)
 _, wild_log = train_raft(hasty, made, progress=False)
 print("losses:", " ".join(f"{r.loss:.0f}" for r in wild_log))
 assert max(r.loss for r in wild_log) > 10 * wild_log[0].loss
 
 # %% [markdown]
-# AdamW's step has the length of the rate whatever the gradient is, so clipping the gradient does not help. The warm-up, the first 5 % of the steps, is there for the same reason: the optimiser's averages need some steps before they mean anything.
+# AdamW divides each gradient by an average of its own size, so every weight moves by about the rate, and clipping the gradient does not help. The warm-up, the first 5 % of the steps, keeps the rate low while these averages still come from few steps.
 #
 # ### What the code says to bad input
 
@@ -1842,7 +1815,7 @@ with shows_error(ValueError):
     train_course("runs/raft", recipe="slow")
 
 # %% [markdown]
-# The second is the one that readers of the release meet as NaN: at four levels, a crop of 96 pixels leaves a coarsest map of a single pixel.
+# The second is the one that users of the release meet as NaN: at four levels, such a crop leaves a coarsest map of a single pixel.
 
 # %% [markdown]
 # ## Recap

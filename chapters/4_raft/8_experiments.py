@@ -26,9 +26,9 @@
 # %% [markdown]
 # ## Words
 #
-# RAFT begins with a flow field of zeros and improves it, iteration by iteration. A paper about such a method owes its reader answers. Does it run, and on more than one **data set** (数据集)? Does the **end-point error** $E_k$, the mean distance in pixels between estimated and true vectors, fall from **iteration** $k$ to the next, and does it stay down when nobody stops? Which part does the work: the pyramid of $L$ levels and the window of radius $r$, which together give a look-up its **reach** $\rho$, or the context, or the cut in the gradient? An **ablation** (消融实验) takes one part away, learns again, and reports the **difference** $\delta$. Where does the method fail? And what does it cost: the all-pairs volume holds $N$ numbers, which grow with the square of the number $n$ of feature vectors.
+# RAFT begins with a flow field of zeros and improves it, iteration by iteration. A paper about such a method owes its reader answers. Does it run, and on more than one **data set** (数据集)? Does the **end-point error** $E_k$, the mean distance in pixels between estimated and true vectors, fall from **iteration** $k$ to the next, and does it stay low when one goes on? Which part does the work: the pyramid of $L$ levels and the window of radius $r$, which together give a look-up its **reach** $\rho$, or the context, or the cut in the gradient? An **ablation** (消融实验) takes one part away, learns again, and reports the **difference** $\delta$. Where does the method fail? And what does it cost: the all-pairs volume holds $N$ numbers, which grow with the square of the number $n$ of feature vectors.
 #
-# The network on trial is the RAFT-small that this course ships. It has learned for a short time on one processor, not for days on two graphics cards, so its numbers are its own. Where a sentence depends on how well it has learned, a cell computes the sentence.
+# The network on trial is the RAFT-small that comes with this course, not the paper's: its card, printed below, says how long it learned and on what. Where a sentence depends on how well it learned, a cell computes the sentence.
 
 # %% [markdown]
 # ## Figure
@@ -40,7 +40,6 @@
 # %%
 import functools
 import itertools
-import json
 import math
 import tempfile
 import time
@@ -51,18 +50,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
 from fourfold.bilinear_sampling.sampling import sample
-from fourfold.bilinear_sampling.warps import pixel_grid
-from fourfold.kit.checkpoints import file_sha256, load_checkpoint, read_card
+from fourfold.bilinear_sampling.warps import inside, pixel_grid
+from fourfold.kit.checkpoints import file_sha256, read_card
 from fourfold.kit.data import data_path
 from fourfold.kit.drawing import COLOURS, canvas, flow_to_image, show, to_picture
 from fourfold.kit.images import credit, photograph, stereo_pair
 from fourfold.kit.notebook import shows_error
 from fourfold.kit.scale import at_scale
-from fourfold.kit.training import train
-from fourfold.raft.correlation import CorrelationVolume, OnDemandCorrelation, correlation
 from fourfold.raft.fields import (
     classical_flow,
     end_point_error,
@@ -72,24 +68,19 @@ from fourfold.raft.fields import (
     unpad,
 )
 from fourfold.raft.learning import (
+    COURSE,
     HELD_OUT_PHOTOGRAPHS,
-    TRAIN_PHOTOGRAPHS,
     FlowPair,
-    SyntheticPairs,
-    load_photographs,
+    held_out_pairs,
     move,
-    sequence_loss,
     similarity,
 )
-from fourfold.raft.raft import RAFT
-from fourfold.raft.raft import refine as steps_of_raft
-from fourfold.raft.update import MaskHead, UpdateBlock
+from fourfold.raft.raft import load_raft
 
 torch.set_num_threads(1)
 folder = Path(tempfile.mkdtemp())  # for the studies of this lesson; yours belong in runs/
 WEIGHTS = data_path("checkpoints", "raft_small.safetensors")
-checkpoint = RAFT("small", levels=3, radius=3).eval()
-load_checkpoint(WEIGHTS, checkpoint)
+checkpoint = load_raft(WEIGHTS)
 print(f"{read_card(WEIGHTS).hours:.1f} hours of training on {read_card(WEIGHTS).hardware}")
 
 
@@ -102,27 +93,15 @@ def motorcycle(shrink):
 
 
 # %% [markdown]
-# Then **scenes** made as in lesson 7, layers of photographs that move apart, from the four photographs that were held out of training; here the true flow is exact, and so is what is hidden. And a **film**: one of those photographs under a camera that pans, turns and comes closer along a smooth path. The further apart two of its frames, the larger the motion. Both take their chance from a seed.
+# Then **scenes** made as in lesson 7, layers of photographs that move apart, from the four photographs that were held out of training; here the true flow is exact, and so is what is hidden. And a **film**: one of those photographs under a camera that pans, turns and zooms along a smooth path. The further apart two of its frames, the larger the motion. A seed chooses the photograph and the path.
 
 
 # %%
-def held_out_pairs(count, size, seed=7):
-    """Made scenes from photographs that training never saw, one batch, the same in every call."""
-    photographs = load_photographs(HELD_OUT_PHOTOGRAPHS)
-    pairs = SyntheticPairs(photographs, size, length=count, augment=False, seed=seed)
-    return stacked([pairs[index] for index in range(count)])
-
-
-def stacked(pairs):
-    return FlowPair(*map(torch.stack, zip(*pairs, strict=True)))
-
-
 def film(seed, gap=1, height=160):
     """Frames 0 and `gap` of a camera's way over a held-out photograph, and the flow between."""
-    image = photograph(HELD_OUT_PHOTOGRAPHS[seed % 3], height=height)  # the last is the motorcycle
+    image = photograph(HELD_OUT_PHOTOGRAPHS[seed % len(HELD_OUT_PHOTOGRAPHS)], height=height)
     H, W = image.shape[2:]
-    generator = torch.Generator().manual_seed(seed)
-    turn, zoom, right, down = 2 * torch.rand(4, generator=generator) - 1
+    turn, zoom, right, down = 2 * torch.rand(4, generator=torch.Generator().manual_seed(seed)) - 1
     camera = similarity(
         gap * torch.tensor([0.01 * turn]),
         torch.tensor([1 + 0.01 * gap * zoom]),
@@ -132,13 +111,11 @@ def film(seed, gap=1, height=160):
     points = pixel_grid(H, W)[None]
     moved = sample(image, move(torch.linalg.inv(camera), points), padding="border")
     target = move(camera, points)
-    size = torch.tensor([W - 1, H - 1])
-    inside = ((target >= 0) & (target <= size)).all(dim=-1)
-    return FlowPair(image, moved, (target - points).permute(0, 3, 1, 2), inside)
+    return FlowPair(image, moved, (target - points).permute(0, 3, 1, 2), inside(target, H, W))
 
 
 # %% [markdown]
-# The made scenes come in sets of four, one set for each seed.
+# The made scenes come in sets of four, one set for each seed, from the same held-out pairs as in lesson 7.
 
 
 # %%
@@ -146,12 +123,10 @@ def film(seed, gap=1, height=160):
 def pair_of(dataset, seed=0):
     """The pairs of a data set as one batch; the motorcycle is the same for every seed."""
     if dataset == "scenes":
-        return FlowPair(*(part[4 * seed : 4 * seed + 4] for part in held_out_pairs(12, (128, 128))))
-    return {
-        "film": lambda: film(seed),
-        "motorcycle ¼": lambda: motorcycle(4),
-        "motorcycle ½": lambda: motorcycle(2),
-    }[dataset]()
+        return FlowPair(*(part[-4:] for part in held_out_pairs(4 * seed + 4)))
+    if dataset == "film":
+        return film(seed)
+    return motorcycle({"motorcycle ¼": 4, "motorcycle ½": 2}[dataset])
 
 
 DATASETS = ("scenes", "film", "motorcycle ¼", "motorcycle ½")
@@ -159,17 +134,18 @@ DATASETS = ("scenes", "film", "motorcycle ¼", "motorcycle ½")
 
 # %% tags=["figure"]
 def draw_data(iterations=12):
-    figure, rows = canvas(len(DATASETS), 4, 6.5, 6.2)
-    for row, dataset in zip(rows, DATASETS, strict=True):
-        pair = FlowPair(*(part[:1] for part in pair_of(dataset)))
+    """A row for a pair of each data set; half the motorcycle's size would look as a quarter does."""
+    figure, rows = canvas(3, 4, 6.0, 4.1)
+    for row, dataset in zip(rows, DATASETS[:3], strict=True):
+        pair = FlowPair(*(part[-1:] for part in pair_of(dataset)))
         flow = checkpoint.estimate(pair.image1, pair.image2, iterations).full
         longest = pair.flow.norm(dim=1).max().item()
-        fields = [flow_to_image(field, longest) for field in (pair.flow, flow)]
-        fields[0] = torch.where(pair.visible[:, None], fields[0], 0)
-        for axes, image in zip(row, (pair.image1, pair.image2, *fields), strict=True):
+        true, estimated = (flow_to_image(field, longest) for field in (pair.flow, flow))
+        true = torch.where(pair.visible[:, None], true, 0)
+        for axes, image in zip(row, (pair.image1, pair.image2, true, estimated), strict=True):
             axes.imshow(to_picture(image))
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(dataset)
+        row[0].set_ylabel(dataset, size=8)
         row[2].set_xlabel(f"up to {longest:.0f} px")
         error = end_point_error(flow, pair.flow, pair.visible)
         row[3].set_xlabel(f"error E = {error:.1f} px")
@@ -181,19 +157,19 @@ def draw_data(iterations=12):
 
 show(
     draw_data(),
-    alt="Four rows, one for each data set: two images, the true flow in colours, and the estimated"
-    " flow, whose edges are softer.",
+    alt="Three rows, one each for scenes, film and motorcycle: two images, the true flow in colours,"
+    " and the estimated flow, whose edges are softer.",
     photo=True,
 )
 for name in HELD_OUT_PHOTOGRAPHS:
     print(credit(name))
 
 # %% [markdown]
-# The hue is the direction, the saturation the length, on the same scale for the two fields of a row; black is not known or not visible, and does not count in the error $E$. Look at the edges: the estimated flow changes over several pixels, since RAFT-small thinks in blocks of 8 pixels.
+# The hue is the direction, the saturation the length, on the same scale for the two fields of a row; black is not known or not visible, and does not count in the error $E$. Look at the edges: the estimated flow changes over several pixels there, since RAFT-small estimates it at an eighth of the size and enlarges it smoothly.
 #
 # ### Iterations
 #
-# The plainest experiment for an iterative method: go on for much longer than in training, and draw the error after every iteration. Beside it stand what needs no learning: **zero flow**, which says that nothing moves, and two classical methods of scikit-image, **TV-L1** and **iLK**. The naive way to get the curve asks the network anew for each number of iterations.
+# The plainest experiment for an iterative method: go on for much longer than in training, and draw the error after every iteration. Beside it stand methods that learn nothing: **zero flow**, which says that nothing moves, and two classical methods of scikit-image, **TV-L1** and **iLK**. The naive way to get the curve asks the network anew for each number of iterations.
 
 
 # %%
@@ -255,7 +231,7 @@ curves = {dataset: errors_along(pair_of(dataset), 64) for dataset in DATASETS}
 
 # %% tags=["figure"]
 def draw_iterations():
-    figure, panels = canvas(2, 2, 6.5, 4.4, sharex=True)
+    figure, panels = canvas(2, 2, 5.8, 3.3, sharex=True)
     styles = {"zero flow": ":", "TV-L1": "--", "iLK": "-."}
     for axes, (dataset, errors) in zip(panels.flat, curves.items(), strict=True):
         axes.plot(range(1, 65), errors, color=COLOURS["flow"], label="RAFT-small")
@@ -266,8 +242,7 @@ def draw_iterations():
         axes.minorticks_off()
     for axes in panels[1]:
         axes.set_xlabel("iteration k")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("end-point error E (px)")
+    figure.supylabel("end-point error E (px)", size=9)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
@@ -280,7 +255,7 @@ show(
 )
 
 # %% [markdown]
-# Read each panel from left to right for what more iterations do, and from line to line for who is ahead. The network was trained with 5 iterations; everything right of that is beyond its experience. In words, by computation:
+# Read each panel from left to right for what more iterations do, and from line to line for who is ahead. The same in words, computed:
 
 
 # %%
@@ -289,18 +264,20 @@ def in_order(values):
     return " < ".join(f"{name} {v:.2f}" for name, v in sorted(values.items(), key=lambda x: x[1]))
 
 
+trained = COURSE.iterations
+print(f"trained with {trained} iterations; what comes after is beyond the network's training")
 for dataset, errors in curves.items():
     best = min(range(64), key=errors.__getitem__)
     print(f"{dataset:13}", in_order({"RAFT": errors[11], **baseline[dataset]}))
     print(
-        f"{'':13} k = 1: {errors[0]:.2f}, best {errors[best]:.2f} at k = {best + 1},"
+        f"{'':13} k = 1: {errors[0]:.2f}, k = 4: {errors[3]:.2f}, best {errors[best]:.2f} at k = {best + 1},"
         f" k = 64: {errors[-1]:.2f}, {errors[-1] / errors[best] - 1:+.0%} from the best"
     )
-    # Divergence would be a factor, not some per cent, from 5 iterations to 64.
-    assert errors[-1] < 2 * errors[4], f"it diverges on {dataset}"
+    # Divergence would be a factor, not some per cent.
+    assert errors[-1] < 2 * errors[trained - 1], f"it diverges on {dataset}"
 
 # %% [markdown]
-# It does not diverge: over a dozen times the iterations of its training the error stays within a factor of what it was, though it may creep up a little. (The paper reports the same of its update over a hundred iterations and more.) But look how little is gained after the first iterations. That is not the story one expects of an iterative method, and the reason stands in Equation 3 below: with three levels and radius 3 a *single* look-up already reaches further than nearly everything here moves. To see refinement one has to make the way longer than that, or the look-up shorter. Both are done below.
+# It does not diverge: over a dozen times the iterations of its training the error stays near what it was, though it may creep up a little. (The paper reports more than a hundred iterations without divergence.) But most of what the iterations bring comes with the first few. One explanation stands in Equation 3 below: a *single* look-up may already reach further than anything here moves. If so, refinement has to show once the way is longer, or the look-up shorter. Both are tried below.
 
 # %% [markdown]
 # ## Formula
@@ -325,7 +302,7 @@ for dataset, errors in curves.items():
 #
 # $$ \delta_s = E^{+}_s - E^{-}_s \tag{5} $$
 #
-# **What learning feels.** The norm of the gradient of the loss $\ell$, over all weights of the update:
+# **The gradient.** The norm of the gradient of the loss $\ell$, over all weights of the update:
 #
 # $$ g = \left\| \nabla_\theta\, \ell \right\| \tag{6} $$
 #
@@ -342,6 +319,8 @@ for dataset, errors in curves.items():
 # | $N$ | numbers that the correlation holds | whole number | `numbers_held` | numbers N |
 # | $\delta$ | difference that a part makes | px | `difference` | difference δ |
 # | $g$ | gradient norm | loss per unit of weight | `gradient_norm` | gradient norm g |
+#
+# Not in the table, since they serve an equation or two: $\Omega$ (`visible`), $U_\theta$ (`block`), $h$ (`h`), $\Delta$ (`change`), sg (`detach`), $D$ (`width`), $s$ (`seed`), $\ell$ (`loss`).
 
 
 # %%
@@ -363,6 +342,11 @@ for dataset in DATASETS:
 # An ablation needs variants of the network. Some parts are arguments of `RAFT`: levels, radius, the variant. Others have no switch, and to take them away one has to know where they sit. This part of the lesson builds the variants, in two ways that answer different questions.
 
 # %%
+import json
+
+from torch.utils.data import DataLoader, TensorDataset
+
+from fourfold.kit.training import train
 from fourfold.paper_writing.experiments import (
     Study,
     ablation_table,
@@ -371,10 +355,19 @@ from fourfold.paper_writing.experiments import (
     mean_interval,
     measured,
     paired_difference,
-    ring_chart,
     role_of,
 )
 from fourfold.paper_writing.reading_cards import Comparison, compare, discuss, read_cards
+from fourfold.raft.correlation import CorrelationVolume, OnDemandCorrelation, correlation
+from fourfold.raft.learning import (
+    TRAIN_PHOTOGRAPHS,
+    SyntheticPairs,
+    load_photographs,
+    sequence_loss,
+)
+from fourfold.raft.raft import RAFT
+from fourfold.raft.raft import refine as steps_of_raft
+from fourfold.raft.update import MaskHead, UpdateBlock
 
 # %% [markdown]
 # ### Taking a part away from a trained network
@@ -400,7 +393,7 @@ class Narrowed(RAFT):
 
 
 # %% [markdown]
-# The check: with all levels and the whole window nothing may change.
+# The check: with all levels and the whole window nothing changes.
 
 # %%
 quarter = pair_of("motorcycle ¼")
@@ -409,11 +402,11 @@ assert errors_along(quarter, 4, whole) == errors_along(quarter, 4)
 print({(L, r): int(Narrowed(L, r).keep.sum()) for L, r in ((3, 3), (3, 1), (1, 3), (1, 1))})
 
 # %% [markdown]
-# The printed numbers count the correlations that remain of those that the update reads at each place: with one level and radius 1 few are left.
+# The printed numbers count the correlations that remain, out of those that the update reads at each place.
 #
 # ### Learning without the part
 #
-# The other question: how good can a network be that *never had* the part? It needs training, and a fair comparison trains every variant alike. From nothing, that takes hours a variant, which no train ride has. We cut the question down to what fits: **the two encoders stay as the checkpoint has them; the update is learned anew**, from random weights, in each variant. What the encoders see in a pair is then computed once.
+# The other question: how good can a network be that *never had* the part? It needs training, and a fair comparison trains every variant alike. From nothing, each variant would take as long as the shipped weights did. We cut the question down: **the two encoders stay as the checkpoint has them; the update is learned anew**, from random weights, in each variant. What the encoders see in a pair is then computed once.
 
 
 # %%
@@ -459,7 +452,7 @@ def new_block(setting, seed):
 
 
 # %% [markdown]
-# And the loop, Equation 2 with its parts in the open. It is the heart of `RAFT`, written once more so that a setting can take hold of it: the context is multiplied by 1 or 0, the gradient is cut or not.
+# And the loop, Equation 2. It is `refine` of lesson 6, written once more so that a setting can change it: the context is multiplied by 1 or 0, the gradient is cut or not.
 
 
 # %%
@@ -481,7 +474,7 @@ def refine(block, seen, setting, iterations):
 
 
 # %% [markdown]
-# With the checkpoint's own update block and all parts there, this must be the checkpoint. It is, to the last bits of float32.
+# With the checkpoint's own update block and all parts there, this must give the checkpoint's flow, up to the order of sums in float32.
 
 # %%
 scenes = pair_of("scenes")
@@ -495,16 +488,20 @@ for our, their in zip(ours, theirs, strict=True):
 print([round(end_point_error(f, scenes.flow, scenes.visible).item(), 2) for f in ours])
 
 # %% [markdown]
-# Training is that of lesson 7, the same loss over five iterations, on a pool of made scenes of 96 × 96 pixels from the training photographs. The mean gradient norm is kept, for later.
+# Training is that of lesson 7, the same loss over five iterations, on a pool of made scenes of 96 × 96 pixels from the training photographs. The mean gradient norm is kept too.
 
 
 # %%
+def made_pairs(names, count, size, seed):
+    """Pairs made from the named photographs, one batch, the same in every call."""
+    pairs = SyntheticPairs(load_photographs(names), size, augment=False, seed=seed)
+    return FlowPair(*map(torch.stack, zip(*(pairs[index] for index in range(count)), strict=True)))
+
+
 @functools.cache
 def training_pool(count):
     """What the encoders see in `count` training pairs, and the flow of each."""
-    photographs = load_photographs(TRAIN_PHOTOGRAPHS)
-    pairs = SyntheticPairs(photographs, (96, 96), augment=False, seed=1)
-    pool = stacked([pairs[index] for index in range(count)])
+    pool = made_pairs(TRAIN_PHOTOGRAPHS, count, (96, 96), seed=1)
     parts = [see(*both) for both in zip(pool.image1.split(40), pool.image2.split(40), strict=True)]
     return TensorDataset(*map(torch.cat, zip(*parts, strict=True)), pool.flow)
 
@@ -526,14 +523,16 @@ def learned(text, seed, steps, count):
 
 
 # %% [markdown]
-# One run of the study: learn (once for all data sets), then measure after 1 and after 12 iterations.
+# One run of the study: learn (once for all data sets), then measure after 1 and after 12 iterations. Its data sets are the motorcycle at both sizes and 24 held-out scenes of their own, called `synthetic` in its file.
 
 
 # %%
 @functools.cache
 def seen_of(dataset):
-    synthetic = dataset == "synthetic"
-    pair = held_out_pairs(24, (128, 128), seed=0) if synthetic else pair_of(dataset)
+    if dataset == "synthetic":
+        pair = made_pairs(HELD_OUT_PHOTOGRAPHS, 24, (128, 128), seed=0)
+    else:
+        pair = pair_of(dataset)
     (image1, padding), (image2, _) = pad(pair.image1), pad(pair.image2)
     return see(image1, image2), padding, pair
 
@@ -553,7 +552,7 @@ def relearn(setting, dataset, seed, steps=60, count=480):
 
 
 # %% [markdown]
-# The whole study is eight settings. Each changes one thing, or, for the last of each pair below, one thing more. Whoever wants it anew gives `ablation_study` a new path and calls `run`; it needs about a minute of processor time for each setting and seed; `measured` below says what it took in all.
+# The whole study has eight settings: everything there, five with one part changed, and two with a second part changed as well. To repeat it, give `ablation_study` a new path and call `run`; `measured` below says how long that took.
 
 # %%
 CHANGES = (
@@ -576,7 +575,7 @@ def ablation_study(path, seeds=range(2)):
 
 
 # %% [markdown]
-# A small part of it, live: few steps, a small pool, two settings. It shows that the machinery runs and that an update learns quickly when the features are there; for numbers it is too short.
+# A small part of it, live: few steps, a small pool, two settings. It shows that the study runs, and that an update beats zero flow within a few steps when the features are there. Its other numbers mean little: the training is too short.
 
 
 # %%
@@ -595,7 +594,9 @@ live = Study(
 )
 live_frame = live.run(progress=False)
 print(live_frame[["levels", "radius", "epe", "first", "seconds"]].to_string(index=False))
-print(f"zero flow {baseline['motorcycle ¼']['zero flow']:.2f} px")
+zero = baseline["motorcycle ¼"]["zero flow"]
+print(f"zero flow {zero:.2f} px")
+assert (live_frame.epe < zero).all()
 
 # %% [markdown]
 # ## On real input
@@ -625,45 +626,36 @@ print(study.table("epe"))
 print(measured(frame, "epe", on="visible pixels"))
 
 # %% [markdown]
-# The seeds draw different pictures, so the rows of a column go up and down together. Paired differences know that:
+# The seeds draw different pictures, so the errors of all methods go up and down together. Paired differences take that into account:
 
 # %%
 for dataset in ("scenes", "film"):
     by = frame[frame.dataset == dataset].pivot(index="seed", columns="method", values="epe")
     for other in METHODS[:3]:
         found = paired_difference(by["RAFT"], by[other])
-        verdict = (
-            "no order known" if found.holds(0) else ("RAFT ahead", f"{other} ahead")[found.mean > 0]
-        )
-        print(f"{dataset:7} RAFT − {other:9} {found.text('+'):16} {verdict}")
+        ahead = other if found.mean > 0 else "RAFT"
+        order = "no order known" if found.holds(0) else f"{ahead} ahead"
+        print(f"{dataset:7} RAFT − {other:9} {found.text('+'):16} {order}")
 
 # %% [markdown]
-# And the motorcycle, in a ring: a sector for each measure, a bar for each method; the longest bar is the best, the numbers stand at the rim. Seconds are wall time, of this machine and this run.
+# And the motorcycle, with the **outliers** of lesson 2, the share of pixels wrong by over 3 px and over 5 % of the motion. Seconds are wall time, of this machine and this run.
 
 # %%
-ring = {method: {} for method in METHODS[1:]}
-for dataset in ("motorcycle ¼", "motorcycle ½"):
-    pair = pair_of(dataset)
-    for method, row in ring.items():
-        flow = flow_of(method, dataset)
-        row[f"seconds {dataset[-1]}"] = spent[method, dataset]
-        row[f"EPE (px) {dataset[-1]}"] = end_point_error(flow, pair.flow, pair.visible).item()
-        outliers = outlier_rate(flow, pair.flow, pair.visible).item()
-        row[f"outliers (%) {dataset[-1]}"] = 100 * outliers
-show(
-    ring_chart(ring, dict.fromkeys(ring["RAFT"], "lower")),
-    alt="A ring of six sectors with three bars each: seconds, error and outliers of TV-L1, iLK and"
-    " RAFT on the motorcycle at a quarter and at half size.",
-)
-for measure in ring["RAFT"]:
-    print(f"{measure:15}", in_order({method: row[measure] for method, row in ring.items()}))
+rows = []
+for dataset, method in itertools.product(DATASETS[2:], METHODS):
+    pair, flow = pair_of(dataset), flow_of(method, dataset)
+    outliers = 100 * outlier_rate(flow, pair.flow, pair.visible).item()
+    rows.append((dataset, method, error_of(method, dataset), outliers, spent[method, dataset]))
+columns = ["data", "method", "error (px)", "outliers (%)", "seconds"]
+table = pd.DataFrame(rows, columns=columns).set_index(["data", "method"])
+print(table.round(2))
 
 # %% [markdown]
-# One picture, six answers, and they need not agree: a method can be ahead by one measure and behind by another, or ahead at a quarter and behind at a half. The outliers (wrong by over 3 px and over 5 % of the motion) and the mean error weigh large mistakes differently. What size does to RAFT returns under *failures*.
+# The columns need not agree, since outliers and the mean error weigh large mistakes differently; nor need the two sizes. What size does to RAFT returns under *failures*.
 #
 # ### Refinement, made visible
 #
-# The iterations hardly mattered above, as a look-up reached everything. First, a longer way: `initial_flow` lets RAFT begin with a wrong guess. The start is shifted sideways by 0 to 64 pixels, everywhere.
+# First, a longer way: `initial_flow` lets RAFT begin with a wrong guess. The start is shifted sideways by 0 to 64 pixels, everywhere. Second, a shorter look-up: the lesions.
 
 # %%
 starts = {}
@@ -672,7 +664,6 @@ for shift in (0, 16, 32, 64):
     wrong = torch.zeros(1, 2, padded[0] // 8, padded[1] // 8)
     wrong[:, 0] = shift / 8  # coarse pixels
     starts[shift] = errors_along(quarter, 16, initial_flow=wrong)
-# Second, a shorter look-up: the lesions.
 LESIONS = ((3, 3), (1, 3), (3, 1), (1, 1))
 half = pair_of("motorcycle ½")
 lesions = {(L, r): errors_along(half, 16, Narrowed(L, r).eval()) for L, r in LESIONS}
@@ -680,23 +671,19 @@ lesions = {(L, r): errors_along(half, 16, Narrowed(L, r).eval()) for L, r in LES
 
 # %% tags=["figure"]
 def draw_refinement():
-    figure, (left, right) = canvas(1, 2, 6.5, 3.0)
-    shades = ("flow", "first", "n01", "second")
-    for (shift, errors), colour, marker in zip(starts.items(), shades, "osD^", strict=True):
-        style = {"color": COLOURS[colour], "marker": marker, "markersize": 3}
-        left.plot(range(17), [float("nan"), *errors], label=f"{shift} px off", **style)
-    for ((levels, radius), errors), colour, marker in zip(
-        lesions.items(), shades, "osD^", strict=True
-    ):
-        style = {"color": COLOURS[colour], "marker": marker, "markersize": 3}
-        text = f"levels L = {levels}, radius r = {radius}: reach ρ = {reach(levels, radius)} px"
-        right.plot(range(1, 17), errors, label=text, **style)
+    figure, (left, right) = canvas(1, 2, 6.2, 2.5)
+    texts = {cut: "L = {}, r = {}: {} px".format(*cut, reach(*cut)) for cut in lesions}
+    shades, markers = ("flow", "first", "n01", "second"), "osD^"
+    for axes, curve in ((left, starts), (right, lesions)):
+        for (key, errors), colour, marker in zip(curve.items(), shades, markers, strict=True):
+            style = {"color": COLOURS[colour], "marker": marker, "markersize": 3}
+            axes.plot(range(1, 17), errors, label=texts.get(key, f"{key} px off"), **style)
+        axes.set(xlabel="iteration k", xticks=(1, 4, 8, 12, 16))
     left.set(title="motorcycle ¼ from a wrong start", ylabel="end-point error E (px)")
-    right.set(title="motorcycle ½ with a shorter look-up")
-    for axes in (left, right):
-        axes.set(xlabel="iteration k", ylim=(0, None), xticks=(1, 4, 8, 12, 16))
-        axes.legend(fontsize=7)
-    right.set_ylim(0, 1.7 * max(map(max, lesions.values())))
+    left.set(yscale="log")
+    left.legend(fontsize=7)
+    right.set(title="motorcycle ½ with a shorter look-up", ylim=(0, None))
+    right.legend(title="levels L, radius r: reach ρ", fontsize=7, title_fontsize=7)
     return figure
 
 
@@ -707,14 +694,14 @@ show(
 )
 
 # %% [markdown]
-# Left, a wrong start costs iterations: the further off, the longer the way, and whether it comes home at all depends on how far the network was ever off in training. Right, the look-up of the trained network is cut: with a short one the error falls over many iterations, where the whole one is nearly done after two. That is the refinement which the first figure hid. In numbers:
+# Left, on a logarithmic scale, a wrong start costs iterations; from far away the curve may never come down, since in training the network began no further off than things moved. Right, the look-up of the trained network is cut, and with the small window, $r = 1$, the error falls over many iterations. That is the refinement which the first figure hid. In numbers:
 
 # %%
 for shift, errors in starts.items():
-    home = abs(errors[-1] - starts[0][-1]) < 0.5
+    back = "within" if abs(errors[-1] - starts[0][-1]) < 0.5 else "not within"
     print(
         f"{shift:3} px off: {errors[0]:6.2f} after one, {errors[3]:6.2f} after 4, {errors[-1]:6.2f} after 16"
-        f" iterations; {'comes home' if home else 'does not come home'} (within half a pixel)"
+        f" iterations, {back} half a pixel of the first line's end"
     )
 for (levels, radius), errors in lesions.items():
     gain = errors[0] - min(errors)
@@ -726,9 +713,8 @@ lowest = min(lesions, key=lambda cut: lesions[cut][-1])
 print("lowest at the end: L = {}, r = {}".format(*lowest))
 
 # %% [markdown]
-# The last line may surprise: the poorer look-up can end *better*. Then the coarse levels tell this network more wrong than right at such a motion, and a few small steps do what a large one does not. Nobody would have seen it from the first figure; it is why one takes parts away.
-
-# %% [markdown]
+# Where the last line names a cut look-up, the network ends better without a part that it learned to read. The first figure could not have shown that; it is why one takes parts away.
+#
 # ### The role of a hyperparameter: how many iterations?
 #
 # The number of iterations is chosen at the time of use. `role_of` draws what it does, over the seeds of the made scenes and the films.
@@ -760,7 +746,7 @@ show(
 print(measured(roles, "EPE (px)"))
 
 # %% [markdown]
-# The bands are wide, because three sets of pictures differ more than the iterations do. Within one set the order is clearer than the band suggests; that is again the work of the pair:
+# The bands are wide, because three sets of pictures differ more than the iterations do. Paired differences, each within one set of pictures, take that away:
 
 # %%
 for dataset in ("scenes", "film"):
@@ -777,7 +763,7 @@ for dataset in ("scenes", "film"):
 # %% [markdown]
 # ### Ablation
 #
-# The long study ships with the course as a file: 60 steps of training for each run, batches of 6, five iterations, learning rate 0.001 on one cycle; held-out error after 12 iterations on 24 made scenes of 128 × 128 pixels and on the motorcycle. Its encoders are those of an earlier state of the shipped network, named here by the first digits of its sha256. Reading the file does nothing again:
+# The long study ships with the course as a file: 60 steps of training for each run, batches of 6, five iterations, learning rate 0.001 on one cycle; held-out error after 12 iterations on 24 made scenes of 128 × 128 pixels and on the motorcycle. The weights that its encoders come from are named by the first digits of their sha256. Reading the file repeats no run:
 
 # %%
 STUDIED = "7052d5a0"
@@ -785,11 +771,10 @@ same = file_sha256(WEIGHTS).startswith(STUDIED)
 print(f"encoders of the study: {STUDIED}, {'as shipped' if same else 'earlier than those shipped'}")
 ablations = ablation_study(data_path("results", "raft_ablations.jsonl"))
 ablated = ablations.frame()
-print(f"{len(ablations.missing())} of {len(ablations.runs)} runs are missing")
 print(measured(ablated, "epe", on="held out"))
 
 # %% [markdown]
-# For each part one comparison: all else as in `WHOLE`, the same seeds with and without. The difference $\delta$ is *with − without*, so below zero the part helps.
+# For each part one comparison, all else equal, on the same seeds with and without. The difference $\delta$ is *with − without*, so below zero the part helps. The seed draws the update's first weights and the order of its training, so the motorcycle has an interval too: it speaks of trainings, not of pictures.
 
 
 # %%
@@ -814,19 +799,15 @@ def part_table(part, metric="epe"):
     )
 
 
-part_table("radius 3, not 1")
-
-
 # %% tags=["figure"]
 def draw_ablation(metric="epe"):
-    figure, panels = canvas(1, 3, 7.0, 3.0, sharey=True)
+    figure, panels = canvas(1, 3, 7.0, 2.6, sharey=True)
     tables = [part_table(part, metric) for part in PARTS]
     for axes, rows in zip(panels, zip(*(t.rows for t in tables), strict=True), strict=True):
         for y, row in enumerate(rows):
             difference = row.difference
-            half = 0 if math.isnan(difference.half) else difference.half
             bar = {"fmt": "o", "color": COLOURS["query"], "capsize": 3, "markersize": 4}
-            axes.errorbar(difference.mean, y, xerr=half, **bar)
+            axes.errorbar(difference.mean, y, xerr=difference.half, **bar)
         axes.axvline(0, color=COLOURS["muted"], linewidth=1)
         axes.set(title=rows[0].dataset, xlabel="difference δ (px)", ylim=(len(PARTS) - 0.5, -0.5))
     panels[0].set_yticks(range(len(PARTS)), list(PARTS))
@@ -842,9 +823,7 @@ show(
 
 # %%
 def verdict(difference):
-    if math.isnan(difference.half):
-        return difference.text("+")
-    word = "open" if difference.holds(0) else ("helps", "harms")[difference.mean > 0]
+    word = "helps" if difference.high < 0 else "harms" if difference.low > 0 else "open"
     return f"{difference.text('+')} ({word})"
 
 
@@ -852,7 +831,7 @@ rows = [(part, *(verdict(row.difference) for row in part_table(part).rows)) for 
 Comparison(("part", *(row.dataset for row in part_table("context").rows)), tuple(rows))
 
 # %% [markdown]
-# Left of the line, the part helps; a bar that crosses the line leaves the question open, and a dot without a bar is one seed, which has no interval and decides nothing. With so few seeds $t$ is large and bars are long. *Open* does not mean that a part does nothing; it means that this study cannot tell, and the honest table says so. Where the three data sets disagree, look at the motion: what a short training likes on small motion it may pay for on large motion, where the reach of Equation 3 counts.
+# Left of the line, the part helps; a bar that crosses the line leaves the question open. With so few seeds the factor $t$ of Student's interval is large and bars are long. *Open* does not mean that a part does nothing; it means that this study cannot tell. Where the three data sets disagree, look at the motion: a part may cost something where motion is small and pay where it is large.
 #
 # Does a short window at least need more iterations? The study kept the error after the first one too:
 
@@ -862,11 +841,12 @@ rest = [name for name in WHOLE if name not in window]
 plain = ablated[functools.reduce(lambda a, b: a & b, (ablated[n] == WHOLE[n] for n in rest))]
 gain = plain.assign(gain=plain["first"] - plain["epe"])
 print(gain.groupby(["dataset", *window]).gain.mean().unstack(window).round(2))
+print("all four:", in_order(gain.groupby("dataset").gain.mean()))
 
 # %% [markdown]
-# In pixels: how much the eleven further iterations take off the error of the first, for each pair of levels and radius. Compare the rows: the data set with the largest motion, the motorcycle at half size, is where iterations are worth the most. So there is refinement in RAFT, where there is something to refine.
+# In pixels: how much the eleven further iterations take off the error of the first, for each pair of levels and radius. Compare the order of the last line with the mean motions printed under Equation 3: do iterations earn most where things move furthest?
 #
-# **Small against full.** That is the one ablation of this chapter that we cannot afford: the full model has to learn as a whole. What can be measured here is its price; what it brings is published.
+# **Small against full.** This ablation is too large for a lesson: the full model has to learn as a whole. What it costs can be measured here; what it brings is published.
 
 # %%
 first = photograph("coffee", height=128, crop=(0, 0, 400, 400))
@@ -883,11 +863,13 @@ errors = chosen.pivot(index="data", columns="method", values="value")
 large, small = (errors[f"{name}, trained on Chairs and Things"] for name in ("RAFT", "RAFT small"))
 assert (large < small).all()
 print(errors.T.to_string())
+for method, source in chosen.groupby("method").source.first().items():
+    print(f"{method}: {source}")
 
 # %% [markdown]
-# The published errors are those of the authors' weights as torchvision's documentation gives them: five times the parameters, and a lower error on all three.
+# The last two lines name the sources: torchvision measured the authors' weights and prints the errors in its documentation. The full model has about five times the parameters, and a lower error on all three data sets.
 #
-# ### Detach: what learning feels
+# ### Detach: the gradient with and without the cut
 #
 # RAFT cuts the gradient at the positions (the `sg` of Equation 2). Without the cut, the gradient also flows from each look-up to where it looked, through all earlier iterations. Here is the gradient norm $g$ of Equation 6 over the number of iterations, for the update of the checkpoint and for a fresh one.
 
@@ -911,7 +893,7 @@ norms = {
 
 # %% tags=["figure"]
 def draw_gradients():
-    figure, axes = canvas(1, 1, 4.6, 2.8)
+    figure, axes = canvas(1, 1, 5.4, 2.4)
     for (name, cut), values in norms.items():
         colour = COLOURS["first" if name == "trained" else "second"]
         text = f"{name}, {'cut' if cut else 'not cut'}"
@@ -919,7 +901,7 @@ def draw_gradients():
     axes.set(xscale="log", yscale="log", xlabel="iteration k of the loss", ylabel="gradient norm g")
     axes.set_xticks(UNROLLED, UNROLLED)
     axes.minorticks_off()
-    axes.legend(ncols=2)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -936,7 +918,7 @@ for name in ("trained", "fresh"):
     )
 
 # %% [markdown]
-# With one iteration there is nothing to cut and the two agree. From there on the dashed lines go their own way; the printed ratios say how far. Training clips the norm at 1, so a norm far above that turns the length of a step into a constant and leaves only its direction. Whether the cut also makes a better network is a question for the ablation above, not for this picture.
+# With one iteration there is nothing to cut and the two agree. From there on solid and dashed lines part; the printed ratios say how far. Training clips the norm at 1: of a gradient far longer than that, only the direction is left. Whether the cut also makes a better network is a question for the ablation above, not for this picture.
 #
 # ### Memory and time against the size of the image
 #
@@ -969,7 +951,7 @@ costs = {name: [cost(kind, side) for side in SIDES] for name, kind in WAYS.items
 
 # %% tags=["figure"]
 def draw_costs():
-    figure, (left, right) = canvas(1, 2, 6.5, 2.8)
+    figure, (left, right) = canvas(1, 2, 6.5, 2.5)
     vectors = [side**2 for side in SIDES]
     for (name, values), colour, marker in zip(
         costs.items(), ("first", "second"), "os", strict=True
@@ -987,7 +969,9 @@ def draw_costs():
         axes.set(xscale="log", yscale="log", xlabel="feature vectors n = HW / 64")
         axes.minorticks_off()
         axes.set_xticks(vectors, vectors)
-        axes.legend()
+    left.set_ylim(top=1e9)
+    left.legend(loc="upper left", ncols=2)
+    right.legend(loc="lower right")
     return figure
 
 
@@ -1007,11 +991,11 @@ for height, width in ((436, 1024), (1080, 1920)):
     )
 
 # %% [markdown]
-# Points are measured, lines are Equation 4: slope two against slope one. The time on the right says who pays for the memory; both ways give the same numbers, as lesson 4 shows.
+# On the left, points are measured and lines are Equation 4: slope two against slope one. On the right stands the time, on this machine, for the same look-ups; both ways give the same numbers, as lesson 4 shows.
 #
 # ### Failures are kept
 #
-# The best and the worst of the held-out scenes, by the error of RAFT; each caption names what TV-L1 does on the same pair, and the mean motion.
+# The worst and the best of the held-out scenes, by the error of RAFT; each caption names what TV-L1 does on the same pair, and the mean motion.
 
 # %%
 everything = FlowPair(*map(torch.cat, zip(*(pair_of("scenes", s) for s in range(3)), strict=True)))
@@ -1023,20 +1007,20 @@ for method in METHODS:
 motion, classical = per_pair["zero flow"], per_pair["TV-L1"]
 captions = [f"TV-L1 {tv:.1f}\nmotion {m:.1f}" for tv, m in zip(classical, motion, strict=True)]
 show(
-    failure_gallery(everything.image1, per_pair["RAFT"], captions=captions, k=5),
-    alt="Ten made scenes in two rows, the five with the largest error of RAFT above the five with"
+    failure_gallery(everything.image1, per_pair["RAFT"], captions=captions, k=4),
+    alt="Eight made scenes in two rows, the four with the largest error of RAFT above the four with"
     " the smallest, with the errors of TV-L1 and the mean motion below each.",
     photo=True,
 )
 together = torch.corrcoef(torch.tensor([per_pair["RAFT"], motion]))[0, 1]
-ahead = sum(a < b for a, b in zip(per_pair["RAFT"], classical, strict=True))
+wins = sum(a < b for a, b in zip(per_pair["RAFT"], classical, strict=True))
 print(f"correlation of RAFT's error with the motion: {together:+.2f}")
-print(f"RAFT is ahead of TV-L1 on {ahead} of {len(motion)} scenes")
+print(f"RAFT is ahead of TV-L1 on {wins} of {len(motion)} scenes")
 
 # %% [markdown]
-# The last number below each picture is RAFT's error in pixels; the correlation says how far the motion alone explains it.
+# The last number below each picture is RAFT's error in pixels; the correlation says how far error and motion go together over these scenes.
 #
-# **What is hidden** (遮挡) in image 2 cannot be matched; a method can only guess it from what lies around. The study above kept the error there too.
+# **What is hidden** (遮挡) in image 2 cannot be matched; a method can only guess it from what lies around. The study over methods kept the error there too.
 
 # %%
 both = frame[frame.dataset == "scenes"].groupby("method")[["epe", "hidden"]].mean().loc[METHODS]
@@ -1063,12 +1047,12 @@ for method in METHODS:
     print(f"{method:9}", "  ".join(f"{errors[groups == g].mean():5.1f}" for g in range(4)), "px")
 
 # %% [markdown]
-# Mind the first row before reading the others: zero flow says how far the groups move. A group can be hard because it is smooth, or because it is near.
+# Mind the first row before reading the others: zero flow says how far the groups move. A group can be hard because it is smooth, or because it moves far.
 #
 # **Motion beyond the training's.** The same scene at a quarter, a half and the whole of its size, and the median error by true motion. The grey line is zero flow, whose error *is* the motion; the dashed line marks the motion that 95 % of the training pixels stay below.
 
 # %%
-training_motion = training_pool(at_scale(cpu=80, gpu=480)).tensors[-1].norm(dim=1).flatten()
+training_motion = made_pairs(TRAIN_PHOTOGRAPHS, 80, COURSE.crop, seed=1).flow.norm(dim=1).flatten()
 limit = training_motion.sort().values[int(0.95 * len(training_motion))].item()
 by_motion = {}
 for shrink, text in ((4, "¼"), (2, "½"), (1, "whole")):
@@ -1079,31 +1063,27 @@ for shrink, text in ((4, "¼"), (2, "½"), (1, "whole")):
     bins = (length / 4).long()
     full = [b for b in bins.unique().tolist() if (bins == b).sum() >= 50]
     by_motion[text] = [(4 * b + 2, error[bins == b].median().item()) for b in full]
-    share = error.mean() / length.mean()
-    print(
-        f"{text:6} motion {length.mean():5.1f} px, error {error.mean():5.1f} px, {share:.0%} of it"
-    )
+    points = by_motion[text]
+    lost = [x for x, _ in points if all(e > y / 2 for y, e in points if y >= x)]
+    where = f"over half of the motion from {lost[0]} px on" if lost else "under half at the far end"
+    print(f"{text:6} motion {length.mean():5.1f} px, error {error.mean():5.1f} px, {where}")
+print(f"95 % of the training pixels move by less than {limit:.0f} px")
 
 
 # %% tags=["figure"]
 def draw_motion_range():
-    figure, axes = canvas(1, 1, 5.2, 3.0)
+    figure, axes = canvas(1, 1, 5.2, 2.6)
     for (text, points), colour, marker in zip(
         by_motion.items(), ("first", "n01", "second"), "os^", strict=True
     ):
-        axes.plot(
-            *zip(*points, strict=True),
-            marker=marker,
-            markersize=3,
-            color=COLOURS[colour],
-            label=f"motorcycle {text}",
-        )
+        style = {"color": COLOURS[colour], "marker": marker, "markersize": 3}
+        axes.plot(*zip(*points, strict=True), label=f"motorcycle {text}", **style)
     longest = max(x for points in by_motion.values() for x, _ in points)
     axes.plot([0, longest], [0, longest], color=COLOURS["muted"], label="zero flow")
     axes.axvline(limit, color="black", linestyle="--", linewidth=1, label="95 % of training")
     axes.axvline(reach(3, 3), color="black", linestyle=":", linewidth=1, label="reach ρ")
     axes.set(xlabel="true motion (px)", ylabel="median error (px)", xlim=(0, None), ylim=(0, None))
-    axes.legend(loc="center", bbox_to_anchor=(0.72, 0.5))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -1114,7 +1094,7 @@ show(
 )
 
 # %% [markdown]
-# What the network can do, it does mostly left of the dashed line. Far to the right of it the curves go towards the grey line: a motion of a length that training hardly held is hardly reported, though the look-up would reach it (dotted line). The film says where that happens with nothing else changed: the same photograph, frames further and further apart.
+# Where does a curve leave the bottom and go towards the grey line? If it were the look-up that fails, that would happen near the dotted line; if it is the training, near the dashed one. The printed lines say where it was. The film asks the same with nothing else changed: the same photograph, frames further and further apart.
 
 # %%
 for gap in (1, 2, 4, 8, 16):
@@ -1141,7 +1121,7 @@ estimated = checkpoint.estimate(quarter.image1, quarter.image2, 12)
 
 # %%
 def draw_peak():
-    figure, (left, right) = canvas(1, 2, 6.5, 2.3)
+    figure, (left, right) = canvas(1, 2, 6.2, 2.0)
     x, y = query
     left.imshow(to_picture(quarter.image1))
     left.plot(8 * x + 3.5, 8 * y + 3.5, "o", color=COLOURS["query"], markeredgecolor="white")
@@ -1154,18 +1134,9 @@ def draw_peak():
     }
     for name, (flow, marker, colour) in ends.items():
         u, v = flow[0, :, y, x].tolist()
-        right.plot(
-            x + u,
-            y + v,
-            marker,
-            color=COLOURS[colour],
-            markersize=9,
-            fillstyle="none",
-            markeredgewidth=2,
-            label=name,
-            linestyle="",
-        )
-    right.set(xlabel="x (coarse px)", title="its correlation with image 2")
+        style = {"markersize": 9, "fillstyle": "none", "markeredgewidth": 2, "linestyle": ""}
+        right.plot(x + u, y + v, marker, color=COLOURS[colour], label=name, **style)
+    right.set(xlabel="x (coarse px)", ylabel="y (coarse px)", title="its correlation with image 2")
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -1174,13 +1145,14 @@ show(
     draw_peak(),
     alt="Left the motorcycle with one marked place; right a small grey map of its correlations with"
     " every place of the other image, with the true match, the peak and RAFT's answer marked.",
+    photo=True,
 )
 peaks = unpad(F.interpolate(8.0 * peak_flow, scale_factor=8), pad(quarter.image1)[1])
 for name, flow in {"peaks": peaks, "RAFT": estimated.full}.items():
     print(f"{name:5} {end_point_error(flow, quarter.flow, quarter.visible):6.2f} px of error")
 
 # %% [markdown]
-# The map is bright in more than one place. Following the peak alone, place by place, gives the first of the two errors. The update *might* act as a judge between the peaks, by what its neighbours say and what the context shows; and the state might hold which of them was chosen. How much the state still moves:
+# The map is bright in more places than one. Following the peak alone, place by place, gives the first of the two errors. The update *might* act as a judge between the peaks, by what its neighbours say and what the context shows; and the state might hold which of them was chosen. How much does the state still change, from one iteration to the next?
 
 # %%
 with torch.no_grad():
@@ -1194,7 +1166,7 @@ print("it settles" if moves[30] < 0.01 else "it slows down, and does not settle"
 assert moves[30] < moves[0]
 
 # %% [markdown]
-# At first the change shrinks: the update *could* be drawn towards a **fixed point** (不动点), a state that it returns as it is. If it arrived there, 64 iterations could do no harm; the second line says whether it does arrive. It is a reading, not a result; the paper too speaks of convergence as something observed.
+# At first the change shrinks: the update *could* be drawn towards a **fixed point** (不动点), a state that it returns as it is. If it arrived there, 64 iterations could do no harm; the second line says whether it does. This is a reading, not a result.
 #
 # ### Beside the other papers
 #
@@ -1210,10 +1182,10 @@ discuss(cards, ["task", "family", "elements interact"])
 # %% [markdown]
 # ### What this cannot show
 #
-# - **Limitation.** One network, trained for a short time on made scenes of 96 × 96 pixels by one seed. What holds for it need not hold for the published weights.
-# - **Limitation of the ablation.** The encoders were learned *with* all parts and stayed; only the update was learned anew, for 60 steps. A part that needs long training to pay (the cut gradient, convex upsampling with its extra head) is treated unfairly, and two or three seeds leave many questions open.
+# - **Limitation.** One network, trained on small made scenes by one seed. What holds for it need not hold for the published weights.
+# - **Limitation of the ablation.** The encoders were learned *with* all parts and stayed; only the update was learned anew, for 60 steps. A part that needs long training to pay is treated unfairly (convex upsampling, with its extra head, may be one), and two or three seeds leave many questions open.
 # - **One pair is no data set.** The motorcycle has a measured flow and no seed. Two sizes of it are two tests, not two samples.
-# - **Limits of the field.** Motion is easily made and hardly measured: what is known exactly is synthetic, what is real is sparse, and made scenes move as their maker imagined.
+# - **Limits of the field.** True motion is easy to make and hard to measure: exact flow is mostly synthetic, and made scenes move as their maker imagined.
 # - **No time to try.** The full model; retraining the encoders of each variant; fewer or wider levels with the same number of correlations; the weights of the loss ($\gamma$); a real film with measured flow; the published weights (`fourfold flow --weights`), which lesson 6 loads.
 
 # %% [markdown]
@@ -1231,7 +1203,7 @@ discuss(cards, ["task", "family", "elements interact"])
 #
 # <details><summary>Answer</summary>
 #
-# $n$ grows four times, so the volume grows by its square and the features as $n$ does. One level more doubles the reach. The cell below measures all three.
+# $n$ becomes four times as large, so the volume sixteen times and the features four times. One level more doubles the reach. The cell at the end measures all three.
 #
 # </details>
 #
@@ -1249,7 +1221,7 @@ discuss(cards, ["task", "family", "elements interact"])
 #
 # </details>
 #
-# **Find the bug.** A colleague reports, for each data set, the lowest error over 64 iterations, "since everybody may choose their iterations". TV-L1 gets its default. How much does RAFT gain by that, without being better?
+# **Find the bug.** A colleague reports, for each data set, the lowest error over 64 iterations, "since everybody may choose their iterations". TV-L1 gets its default. How much does RAFT's number gain by that, without RAFT being better?
 #
 # <details><summary>Hint</summary>
 #
@@ -1333,8 +1305,8 @@ with shows_error(ValueError):
 # %% [markdown]
 # ## Recap
 #
-# - The update does not diverge over many times the iterations it was trained with; that they hardly matter on small motion follows from the reach of a look-up, and shows when the way is longer or the look-up shorter.
+# - The update does not diverge over many times the iterations it was trained with. Most of the work is done in the first few, perhaps because a look-up reaches far; with a longer way or a shorter look-up, refinement shows.
 # - A part is judged by learning without it, on the same seeds, with an interval; a lesion answers another question, and *open* is an answer too.
-# - Failures have a pattern: motion beyond the training's, hidden pixels, smooth ground. The all-pairs volume costs the square of the image's size, and features on demand do not.
+# - Failures are sorted by cause: hidden pixels, little texture, motion beyond the training's. The all-pairs volume costs the square of the image's size, and features on demand do not.
 #
 # Here the line of RAFT ends. [Chapter 6](../6_bilinear_sampling/3_window.ipynb) holds the window that every look-up reads; chapter 5 follows points through many frames, with RAFT's encoder and a look-up like this one.
