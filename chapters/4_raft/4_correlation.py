@@ -497,6 +497,8 @@ assert halves[0] is odd or torch.equal(halves[0], odd), "level 0 is the maps the
 for fine, coarse in pairwise(halves):
     # Means of four numbers of order 1, to a few roundings of float32.
     assert torch.allclose(coarse[:, 0], next_level_loop(fine[:, 0]), atol=1e-6), "not the mean"
+with shows_error(ValueError):  # `_check_levels` says how many there can be
+    pyramid(odd, 6)
 
 # %% [markdown]
 # On the volume of the motorcycle the axes of image 1 stay whole:
@@ -561,10 +563,10 @@ def as_channels(windows: list[Float[Tensor, "B H W _ _"]]) -> Float[Tensor, "B C
 numbered = torch.arange(2 * 3 * 4 * 25.0).view(2, 3, 4, 5, 5)
 channels = as_channels([numbered, -numbered])
 assert channels.shape == (2, 50, 3, 4), "the shape is (B, L·S², H, W)"
+assert torch.equal(channels[:, 25:], -channels[:, :25]), "level 1 follows after all of level 0"
 for a, b in ((0, 0), (0, 4), (4, 0), (1, 3)):
     at = channels[:, a * 5 + b]
     assert torch.equal(at, numbered[..., b, a]), f"channel {a * 5 + b} is column {a}, row {b}"
-assert torch.equal(channels[:, 25:], -channels[:, :25]), "level 1 follows after all of level 0"
 
 # %% [markdown]
 # > **The well-known transposition.** A picture in memory runs along its rows, so most people number a window row by row: x fast, y slow. RAFT's release builds its offsets with `meshgrid(dy, dx)` and adds them to positions in the order (x, y), so the offset that runs slowly lands on x. Readers take it for a mistake, and one that does not matter ([princeton-vl/RAFT#192](https://github.com/princeton-vl/RAFT/issues/192)). That is half true. A network that is **trained** with either order learns that order. Published **weights** know one order, and given the other they see every window mirrored along its diagonal: a pixel that went right looks like one that went down. All shapes agree, no error is raised, and the flow is wrong. The released CUDA code and torchvision keep the order of the weights, and so do we.
@@ -586,13 +588,13 @@ def draw_orders():
     figure, axes = canvas(1, 3, 6.9, 2.7)
     radius = S // 2
     diamond = pixel_grid(S, S).sub(radius).abs().sum(dim=-1) <= radius
-    panels = {
-        "channels Y: number c of each\nRAFT: columns slow, rows fast": raft_order,
-        "row by row\nwrong for RAFT's weights": row_order,
-        f"the paper's words: a diamond\n{diamond.sum()} of {S * S} places": diamond.float() * 24,
-    }
-    for each, (title, values) in zip(axes, panels.items(), strict=True):
-        number = None if values.max() > S * S else "{:.0f}"
+    paper = f"the paper's words: a diamond\n{diamond.sum()} of {S * S} places"
+    panels = (
+        ("channels Y: number c of each\nRAFT: columns slow, rows fast", raft_order, "{:.0f}"),
+        ("row by row\nwrong for RAFT's weights", row_order, "{:.0f}"),
+        (paper, diamond.float() * 24, None),
+    )
+    for each, (title, values, number) in zip(axes, panels, strict=True):
         draw_pixels(each, values, number=number, limits=(-16, 30), fontsize=8)
         ticks = range(-radius, radius + 1)
         each.set(title=title, xticklabels=ticks, yticklabels=ticks, ylabel="")
@@ -741,7 +743,6 @@ def draw_windows(side=7):
         for place, value in enumerate(window.flatten()):
             ink, c = "black" if value > middle else "white", k * side**2 + place
             each.text(*divmod(place, side), c, ha="center", va="center", size=6.5, color=ink)
-        outline(each, -0.5, -0.5, side, side, "second")
         ticks = range(-(side // 2), side // 2 + 1)
         each.set(title=f"level k = {k}", xticklabels=ticks, yticklabels=ticks)
         each.set(xlabel="offset a − r (px)", ylabel="")
@@ -1075,19 +1076,19 @@ tile_corners = corners[len(corners) // 2], corners[-1]
 # %% tags=["figure"]
 def draw_tiles(side=8):
     figure, axes = canvas(1, 2, 6.8, 2.6, sharey=True)
-    note = {"color": "white", "size": 8, "va": "bottom"}
-    note["bbox"] = {"facecolor": "black", "alpha": 0.7, "pad": 1.5}
+    note = {"color": "white", "size": 8, "bbox": {"facecolor": "black", "alpha": 0.7, "pad": 1.5}}
     for each, image, title in zip(axes, (left, right), ("image 1", "image 2"), strict=True):
         each.imshow(to_picture(image), alpha=0.75)
         each.set(title=title, xlabel="x (px)")
     axes[0].set_ylabel("y (px)")
-    for x, y in tile_corners:
+    for (x, y), gap in zip(tile_corners, (-8, 30), strict=True):
         centres, (x0, y0, x1, y1) = rectangle_of((x, y))
         outline(axes[0], 8 * x, 8 * y, 8 * side, 8 * side, "first")
         outline(axes[1], 8 * x0, 8 * y0, 8 * (x1 - x0), 8 * (y1 - y0), "second")
         axes[1].plot(*(8 * centres.T + 3.5), ".", color=COLOURS["query"], markersize=1.5)
-        axes[0].text(8 * x, 8 * y - 6, f"tile T {side} × {side}", **note)
-        axes[1].text(8 * x0, 8 * y0 - 6, f"rectangle R {x1 - x0} × {y1 - y0}", **note)
+        top, bottom = (8 * y, 8 * y0) if gap < 0 else (8 * (y + side), 8 * y1)
+        axes[0].text(8 * x, top + gap, f"tile T {side} × {side}", **note)
+        axes[1].text(8 * x0, bottom + gap, f"rectangle R {x1 - x0} × {y1 - y0}", **note)
     axes[1].text(0.02, 0.03, "features of level 0", transform=axes[1].transAxes, **note)
     return figure
 
@@ -1095,7 +1096,7 @@ def draw_tiles(side=8):
 show(
     draw_tiles(),
     alt="Two squares of 64 pixels on the left photograph, and on the right photograph the "
-    "rectangle around the positions of each, one of them much larger than the other",
+    "rectangle around the positions of each, one of them larger than the other",
     photo=True,
 )
 
