@@ -148,6 +148,7 @@ def principal_colours(*maps):
     return [part.T.reshape(1, 3, *each.shape[2:]) for part, each in zip(parts, maps, strict=True)]
 
 
+# %%
 def watch(model, image, names):
     """Run a model without gradients and keep what the layers of these names give."""
     kept = {}
@@ -165,15 +166,14 @@ def watch(model, image, names):
 
 # %% tags=["figure"]
 def draw_path(image):
-    titles = {"layer1": "layer1, channels C", "layer2": "layer2", "layer3": "layer3"}
-    titles |= {"result": "features F"}
-    maps = watch(trained, image, list(titles)[:3])
+    maps = watch(trained, image, ["layer1", "layer2", "layer3"])
+    titles = ("layer1, channels C", "layer2", "layer3", "features F")
     figure, axes = canvas(1, 5, 7.6, 1.75)
     axes[0].imshow(photo(image))
     axes[0].set(title="image I\n3 × {} × {}".format(*image.shape[2:]), xlabel="step S = 1")
-    for each, (name, title) in zip(axes[1:], titles.items(), strict=True):
-        shape = maps[name].shape[1:]
-        each.imshow(to_picture(*principal_colours(maps[name])))
+    for each, title, values in zip(axes[1:], titles, maps.values(), strict=True):
+        shape = values.shape[1:]
+        each.imshow(to_picture(*principal_colours(values)))
         each.set(title=f"{title}\n{' × '.join(map(str, shape))}")
         each.set_xlabel(f"step S = {image.shape[3] // shape[2]}")
     for each in axes:
@@ -210,6 +210,13 @@ def spread(values):
     return torch.quantile(values.flatten(), torch.tensor([0.02, 0.98])).tolist()
 
 
+def arrow(start, end, tail=(1.0, 0.5), head=(0.0, 0.5)):
+    """An arrow from the edge of one picture to the edge of another."""
+    style = {"arrowstyle": "-|>", "color": COLOURS["query"], "lw": 1.6, "mutation_scale": 12}
+    places = {"coordsA": "axes fraction", "axesA": start, "axesB": end}
+    return ConnectionPatch(tail, head, **places, **style)
+
+
 # %% tags=["figure"]
 def draw_block(channel=5):
     conv = block.conv1
@@ -232,13 +239,6 @@ def draw_block(channel=5):
         figure.add_artist(arrow(axes[start], axes[end]))
     figure.add_artist(arrow(axes[0, 2], axes[1, 2], (0.93, 0.0), (0.93, 1.0)))
     return figure
-
-
-def arrow(start, end, tail=(1.0, 0.5), head=(0.0, 0.5)):
-    """An arrow from the edge of one picture to the edge of another."""
-    style = {"arrowstyle": "-|>", "color": COLOURS["query"], "lw": 1.6, "mutation_scale": 12}
-    places = {"coordsA": "axes fraction", "axesA": start, "axesB": end}
-    return ConnectionPatch(tail, head, **places, **style)
 
 
 show(
@@ -383,7 +383,6 @@ def branch_layers(encoder):
     ]
 
 
-# %%
 encoders = {"full": Encoder(256), "small": Encoder(128, block=BottleneckBlock, widths=(32, 64, 96))}
 for name, encoder in encoders.items():
     R, S = receptive_field(branch_layers(encoder))
@@ -1115,7 +1114,6 @@ def share_found(both_maps, cosine):
     return (miss[known] < 1.5).float().mean().item(), len(best.unique())
 
 
-# %%
 found = {(name, c): share_found(both, c) for name, both in maps.items() for c in (True, False)}
 for (name, cosine), (share, bests) in found.items():
     measure = "cosine" if cosine else "inner product"
@@ -1236,7 +1234,6 @@ def instance_norm_wrong(x, eps=1e-5):
     return (x - mean) / (variance + eps).sqrt()
 
 
-# %%
 one, two = torch.randn(1, 4, 6, 8), torch.randn(2, 4, 6, 8)
 agrees = [torch.allclose(instance_norm_wrong(x), F.instance_norm(x), atol=1e-5) for x in (one, two)]
 print("one image:", agrees[0], " two images:", agrees[1])

@@ -73,7 +73,7 @@ toy1, toy2 = (toy.permute(2, 0, 1)[None].float() for toy in (toy1, toy2))
 tuple(toy1.shape), tuple(toy2.shape)
 
 
-# %% tags=["figure"]
+# %%
 def draw_vectors(axes, features, title, key):
     """Write the vector of each pixel into its square."""
     _, H, W = features.shape
@@ -90,6 +90,7 @@ def outline(axes, left, top, width, height, key):
     axes.add_patch(Rectangle((left, top), width, height, fill=False, ec=COLOURS[key], lw=1.7))
 
 
+# %% tags=["figure"]
 def draw_toy():
     figure, axes = canvas(1, 3, 7.2, 2.5, width_ratios=[2, 3, 6])
     draw_vectors(axes[0], toy1[0], f"features F1\nwidth D = {toy1.shape[1]}", "first")
@@ -656,7 +657,7 @@ assert errors["row by row"] > 2 * errors["RAFT's order"]
 #
 # Now the class that RAFT uses: it multiplies and averages once, and each call reads windows.
 #
-# Earlier networks warp image 2's features by the current flow at each step and compare each pixel with its near neighbours, in a small cost volume that each step builds anew. A warp by a wrong flow tears the features apart. RAFT warps nothing, and that is new: the volume stays as it is, and only the place where it is read moves.
+# Earlier networks warp image 2's features by the current flow at each step and compare each pixel with its near neighbours, in a small cost volume that each step builds anew. Where the flow is wrong, the warp brings the wrong features near. RAFT warps nothing, and that is new: the volume stays as it is, and only the place where it is read moves.
 
 
 # %% tags=["promote"]
@@ -757,7 +758,7 @@ show(
 )
 
 # %% [markdown]
-# These are all channels of one pixel: the grey is the correlation, the number is the channel $c$ of equation 6. Whoever can say what channel 24 is, and what the one below it is, has understood the look-up: the middle of level 0, and one pixel down.
+# These are all channels of one pixel: the grey is the correlation, the number is the channel $c$ of equation 6. Channel 24 is the middle of level 0, channel 25 the place one pixel below it, and channel 31 the place one pixel to its right.
 
 # %% [markdown]
 # ### How much memory
@@ -1161,7 +1162,7 @@ for name, rows in measured.items():
 
 
 # %% [markdown]
-# From the first size to the second the pixels are four times as many. Memory of all pairs grows by the square of that, memory on demand by that itself. On demand pays with time, since each look-up makes its products anew. But the time to build the volume also grows with the square of the pixels, so the two ways come closer for large photographs; and the convolutions of the update, the same for both, come on top. Of the released CUDA version its author says that it takes two to three times as long as all pairs, and that more optimization should make it much faster ([#39](https://github.com/princeton-vl/RAFT/issues/39)).
+# The second size has four times the pixels of the first. With all pairs, memory grows by the square of that; on demand, it grows by four. On demand pays with time, since each look-up makes its products anew. But the time to build the volume also grows with the square of the pixels, so the two ways come closer for large photographs; and the convolutions of the update, the same for both, come on top. Of the released CUDA version its author says that it takes two to three times as long as all pairs, and that more optimization should make it much faster ([#39](https://github.com/princeton-vl/RAFT/issues/39)).
 
 # %% [markdown]
 # ## Exercises
@@ -1197,7 +1198,7 @@ for name, rows in measured.items():
 #
 # </details>
 #
-# **Predict.** A pixel moves 100 pixels to the right and the first guess is no motion. Which levels of RAFT-small ($r = 3$) show it a window that contains the true match? And after an iteration that found 60 of the 100?
+# **Predict.** A pixel moves 100 pixels to the right and the first guess is no motion. On which levels of RAFT-small ($r = 3$) is the match at most $r$ pixels of the level away from the middle of the window? And after an iteration that found 60 of the 100?
 #
 # <details><summary>Hint</summary>
 #
@@ -1216,7 +1217,7 @@ for name, rows in measured.items():
 for motion in (100, 40):
     lengths = [motion / (8 * 2**k) for k in range(4)]
     seen = [k for k, length in enumerate(lengths) if length <= 3]
-    print(f"{motion:3d} px are {lengths} px at the levels; inside the window at levels {seen}")
+    print(f"{motion:3d} px are {lengths} px at the levels; within the radius at levels {seen}")
 
 # %% [markdown]
 # **Find the bug.** A colleague writes the look-up from scratch. It gives the right shape, equals the library on the first test, and even trains. With published weights it fails. What is wrong, and which input shows it?
