@@ -739,11 +739,10 @@ pixel_channels = look_up(guess)[0, :, query[1], query[0]]
 def draw_windows(side=7):
     figure, axes = canvas(1, 4, 6.8, 2.15)
     for k, (each, window) in enumerate(zip(axes, pixel_channels.view(4, side, side), strict=True)):
-        draw_pixels(each, window.T, number=None)
-        middle = (window.min() + window.max()) / 2
-        for place, value in enumerate(window.flatten()):
-            ink, c = "black" if value > middle else "white", k * side**2 + place
-            each.text(*divmod(place, side), c, ha="center", va="center", size=6.5, color=ink)
+        darkest, lightest = window.min().item(), window.max().item()
+        draw_pixels(each, window.T, number=None, limits=(2 * darkest - lightest, lightest))
+        for c in range(side**2):
+            each.text(*divmod(c, side), k * side**2 + c, ha="center", va="center", size=6.8)
         ticks = range(-(side // 2), side // 2 + 1)
         each.set(title=f"level k = {k}", xticklabels=ticks, yticklabels=ticks)
         each.set(xlabel="offset a − r (px)", ylabel="")
@@ -758,7 +757,7 @@ show(
 )
 
 # %% [markdown]
-# These are all channels of one pixel: the grey is the correlation, the number is the channel $c$ of equation 6. Channel 24 is the middle of level 0, channel 25 the place one pixel below it, and channel 31 the place one pixel to its right.
+# These are all channels of one pixel: the lighter a place, the larger its correlation, and the number in it is the channel $c$ of equation 6. Channel 24 is the middle of level 0, channel 25 the place one pixel below it, and channel 31 the place one pixel to its right.
 
 # %% [markdown]
 # ### How much memory
@@ -974,7 +973,7 @@ for reach in (1, 30):
         assert (held - made).abs().max() <= 1e-9 * held.abs().max(), f"the gradient to {name}"
 
 # %% [markdown]
-# Gradients cannot be taken for granted here: the released on-demand code is a CUDA extension that for years had no backward pass. A reader trained with it and got blurred flow; an author answered that it serves inference only ([princeton-vl/RAFT#92](https://github.com/princeton-vl/RAFT/issues/92)). A backward pass came in 2024. In training it would save little anyway, says the author: most of the memory goes to what the recurrent network of lesson 5 keeps for its gradient ([princeton-vl/RAFT#26](https://github.com/princeton-vl/RAFT/issues/26)).
+# Gradients cannot be taken for granted here: the released on-demand code is a CUDA extension that for years had no working backward pass. A reader trained with it and got blurred flow; an author answered that it serves inference only ([princeton-vl/RAFT#92](https://github.com/princeton-vl/RAFT/issues/92)). A backward pass came in 2024 ([#186](https://github.com/princeton-vl/RAFT/pull/186)). In training it would save little anyway, says the author: most of the memory goes to what the recurrent network of lesson 5 keeps for its gradient ([princeton-vl/RAFT#26](https://github.com/princeton-vl/RAFT/issues/26)).
 
 # %% [markdown]
 # ## On real input
