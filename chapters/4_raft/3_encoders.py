@@ -22,16 +22,16 @@
 # %% [markdown]
 # ## Words
 #
-# To find where a piece of one photograph went in another, compare descriptions instead of colours. An **encoder** (编码器) turns an image $I$ into a map of **features** $F$: for every block of 8 × 8 pixels one **feature vector** (特征向量), a list of $D$ numbers. The numbers have no names. They are good when they are alike for the same thing in both images, in whatever light, and unlike for different things; training, in lesson 7, pushes them there.
+# To find where a piece of one photograph went in another, compare descriptions instead of colours. An **encoder** (编码器) turns an image $I$ into a map of **features** $F$: for every block of 8 × 8 pixels one **feature vector** (特征向量), a list of $D$ numbers. None of these numbers has a meaning of its own. They serve if they are alike for the same thing in both images, in whatever light, and unlike for different things; the training of lesson 7 brings that about.
 #
-# RAFT has two encoders of the same build. The **feature encoder** (特征编码器, $g_\theta$ in the paper) reads both images, each by itself, and its vectors are compared. The **context encoder** (上下文网络, $h_\theta$) reads image 1 alone and says what is there: where an object ends, where motion may jump. Both run once for a pair of images; all that RAFT repeats comes after them.
+# RAFT has two encoders of the same build. The **feature encoder** (特征编码器, $g_\theta$ in the paper) reads both images, each by itself, and its vectors are compared. The **context encoder** (上下文网络, $h_\theta$) reads image 1 alone and says what is there: where an object ends, where motion may jump. Both run once for a pair of images; what RAFT repeats, many times, comes after them.
 
 # %% [markdown]
 # ## Figure
 #
 # ### Three vectors
 #
-# The photographs are the stereo pair of [Windows](../6_bilinear_sampling/3_window.ipynb), and the encoder is the feature encoder of RAFT-small with the weights that this course trained (lesson 7). Images go in as numbers from −1 to 1.
+# The photographs are the stereo pair of [Windows](../6_bilinear_sampling/3_window.ipynb), and the encoder is the feature encoder of RAFT-small with the weights that lesson 7 trains. Images go in as numbers from −1 to 1. Most of this lesson works on photographs of half the size; the large ones serve for pictures of features.
 
 # %%
 import time
@@ -50,14 +50,23 @@ from fourfold.kit.checkpoints import load_tensors
 from fourfold.kit.data import data_path
 from fourfold.kit.drawing import COLOURS, canvas, show, to_picture
 from fourfold.kit.images import credit, stereo_pair
+from fourfold.kit.notebook import shows_error
 from fourfold.kit.scale import seed_everything
 from fourfold.raft.encoders import BottleneckBlock, Encoder, ResidualBlock, receptive_field
 from fourfold.raft.raft import RAFT
 
+
 # %%
-pair = stereo_pair(shrink=2)
-H, W = (size // 8 * 8 for size in pair.left.shape[2:])
-left, right = (2 * image[..., :H, :W] / 255 - 1 for image in (pair.left, pair.right))
+def prepared(image):
+    """Numbers in [−1, 1], cut to a multiple of 8 pixels."""
+    H, W = (size // 8 * 8 for size in image.shape[2:])
+    return 2 * image[..., :H, :W] / 255 - 1
+
+
+pair, full_pair = stereo_pair(shrink=2), stereo_pair()
+large = [prepared(image) for image in (full_pair.left, full_pair.right)]
+left, right = prepared(pair.left), prepared(pair.right)
+H, W = left.shape[2:]
 trained = RAFT.from_official(load_tensors(data_path("checkpoints", "raft_small.safetensors"))).fnet
 with torch.no_grad():
     features = trained(torch.cat([left, right]))
@@ -86,28 +95,24 @@ vectors = {colour: features[b, :, y, x] for colour, (b, (x, y)) in chosen.items(
 
 # %% tags=["figure"]
 def draw_vectors():
-    figure, axes = canvas(2, 2, 6.8, 3.7, height_ratios=[3, 1.3])
-    for each, image, name in zip(axes[0], (left, right), ("1", "2"), strict=True):
+    figure, axes = canvas(2, 2, 6.2, 3.2, height_ratios=[3, 1.2])
+    for each, image, number in zip(axes[0], (left, right), (1, 2), strict=True):
         each.imshow(photo(image))
-        each.set(title=f"image I, number {name}: {tuple(image.shape)}", xlabel="x (px)")
-    axes[0, 0].set(ylabel="y (px)")
+        each.set(title=f"image I, number {number}: {tuple(image.shape)}", xlabel="x (px)")
+    axes[0, 0].set_ylabel("y (px)")
     for colour, (b, pixel) in chosen.items():
         axes[0, b].add_patch(block_of(pixel, "white", 4.5))
         axes[0, b].add_patch(block_of(pixel, COLOURS[colour], 2.2))
-    grid = axes[1, 0].get_gridspec()
     for each in axes[1]:
         each.remove()
-    strips = figure.add_subplot(grid[1, :])
+    strips = figure.add_subplot(axes[1, 0].get_gridspec()[1, :])
     lines = torch.stack([F.normalize(vector, dim=0) for vector in vectors.values()])
     strips.imshow(lines, aspect="auto", cmap="gray", interpolation="nearest")
-    cosines = lines @ lines[0]
-    names = ("chosen block", "its match", "another block")
-    strips.set_yticks(range(3), names, fontsize=8)
-    for label, colour in zip(strips.get_yticklabels(), chosen, strict=True):
+    strips.set_yticks(range(3), ("chosen block", "its match", "another block"))
+    for row, (label, colour) in enumerate(zip(strips.get_yticklabels(), chosen, strict=True)):
         label.set(color=COLOURS[colour], fontweight="bold")
-    for row, cosine in enumerate(cosines.tolist()):
-        text = f"cosine {cosine:.2f}".replace("-", "−")
-        strips.text(1.01, row, text, transform=strips.get_yaxis_transform(), va="center")
+        text = f"cosine {lines[row] @ lines[0]:.2f}".replace("-", "−")
+        strips.text(1.01, row, text, transform=strips.get_yaxis_transform(), va="center", size=8)
     strips.tick_params(length=0, labelsize=8)
     strips.set(xlabel="number of the channel", title=f"three vectors of width D = {lines.shape[1]}")
     return figure
@@ -122,11 +127,11 @@ show(
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Each strip is the vector of one marked block, scaled to length 1: the first two show the same thing from two cameras and are much alike; the third belongs to something else. The **cosine** (余弦) beside each strip is the product with the first strip, 1 for the same direction.
+# Each strip is the vector of one marked block, scaled to length 1: the first two show the same thing from two cameras and are much alike; the third belongs to something else. The **cosine** (余弦) beside a strip is its inner product with the first strip: 1 for the same direction.
 #
 # ### The path through the encoder
 #
-# Three times a layer halves the size. To see maps of many channels, `principal_colours` draws each pixel's vector in three numbers, its coordinates along the three directions in which the vectors differ most (principal component analysis, PCA, 主成分分析), as red, green and blue.
+# Three times on its way a layer halves the size. To see a map of many channels, reduce each pixel's vector to three numbers and draw them as red, green and blue: its coordinates along the three directions in which the vectors differ most (principal component analysis, PCA, 主成分分析).
 
 
 # %%
@@ -143,6 +148,7 @@ def principal_colours(*maps):
     return [part.T.reshape(1, 3, *each.shape[2:]) for part, each in zip(parts, maps, strict=True)]
 
 
+# %%
 def watch(model, image, names):
     """Run a model without gradients and keep what the layers of these names give."""
     kept = {}
@@ -159,44 +165,35 @@ def watch(model, image, names):
 
 
 # %% tags=["figure"]
-def draw_path():
-    maps = watch(trained, left, ["layer1", "layer2", "layer3"])
-    drawn = {"image I": left, "layer1": maps["layer1"], "layer2": maps["layer2"]}
-    drawn |= {"layer3": maps["layer3"], "features F": maps["result"]}
-    figure, axes = canvas(1, 5, 8.2, 1.8)
-    for each, (name, values) in zip(axes, drawn.items(), strict=True):
-        picture = photo(values) if name == "image I" else to_picture(*principal_colours(values))
-        each.imshow(picture, interpolation="nearest")
-        _, channels, height, width = values.shape
-        step = W // width
-        each.set(title=f"{name}\n{channels} × {height} × {width}", xlabel="x (px)")
-        each.text(
-            0.03,
-            0.05,
-            f"step S = {step}",
-            transform=each.transAxes,
-            fontsize=8,
-            bbox={"facecolor": "white", "alpha": 0.85, "pad": 1.5, "edgecolor": "none"},
-        )
-    axes[0].set(ylabel="y (px)")
-    axes[1].set_title(f"layer1, channels C\n{' × '.join(map(str, maps['layer1'].shape[1:]))}")
-    axes[4].set_title(f"features F\n{' × '.join(map(str, maps['result'].shape[1:]))}")
+def draw_path(image):
+    maps = watch(trained, image, ["layer1", "layer2", "layer3"])
+    titles = ("layer1, channels C", "layer2", "layer3", "features F")
+    figure, axes = canvas(1, 5, 7.6, 1.75)
+    axes[0].imshow(photo(image))
+    axes[0].set(title="image I\n3 × {} × {}".format(*image.shape[2:]), xlabel="step S = 1")
+    for each, title, values in zip(axes[1:], titles, maps.values(), strict=True):
+        shape = values.shape[1:]
+        each.imshow(to_picture(*principal_colours(values)))
+        each.set(title=f"{title}\n{' × '.join(map(str, shape))}")
+        each.set_xlabel(f"step S = {image.shape[3] // shape[2]}")
+    for each in axes:
+        each.set(xticks=[], yticks=[])
     return figure
 
 
 show(
-    draw_path(),
+    draw_path(large[0]),
     alt="The left photograph and four maps in false colours, at a half, a quarter, an eighth and an "
     "eighth of its size, with their shapes",
     photo=True,
 )
 
 # %% [markdown]
-# Left to right, a map has more channels and fewer pixels; the **step** is the distance, in pixels of the image, between neighbouring pixels of the map. The colours have no meaning of their own: equal colours are similar vectors.
+# From left to right the maps have more channels and fewer pixels; the **step** is the distance, in pixels of the image, between neighbouring pixels of the map. Equal colours are similar vectors; which colour it is means nothing.
 #
 # ### One block from inside
 #
-# Between the first and the last layer stand six **residual blocks** (残差块), two at each size. Here is what one of them does with its map: the first block of `layer2` of an untrained encoder, one channel of each map drawn.
+# Between the first and the last convolution stand six **residual blocks** (残差块), two each at a half, a quarter and an eighth of the image's size. Here is what one of them does with its map: the first block of `layer2` of an untrained encoder, one channel of each map drawn. The **ReLU** (线性整流) between its steps replaces every negative number by 0.
 
 
 # %%
@@ -207,45 +204,41 @@ names = ["layer1", "layer2.0.norm1", "layer2.0.norm2", "layer2.0.downsample", "l
 inside = watch(untrained, left, names)
 
 
-# %% tags=["figure"]
-def draw_block(channel=5):
-    conv = block.conv1
-    steps = {
-        (0, 0): ("map x", inside["layer1"]),
-        (0, 1): (
-            f"kernel k = {conv.kernel_size[0]}, stride s = {conv.stride[0]}\nnorm, ReLU",
-            inside["layer2.0.norm1"].relu(),
-        ),
-        (0, 2): ("branch y", inside["layer2.0.norm2"].relu()),
-        (1, 1): ("short cut P", inside["layer2.0.downsample"]),
-        (1, 2): ("ReLU of P + y", inside["layer2.0"]),
-    }
-    figure, axes = canvas(2, 3, 6.6, 3.6)
-    axes[1, 0].set_axis_off()
-    for place, (name, values) in steps.items():
-        axes[place].imshow(values[0, channel], cmap="gray")
-        shape = " × ".join(map(str, values.shape[1:]))
-        axes[place].set(title=f"{name}\n{shape}", xticks=[], yticks=[])
-    for start, end in (((0, 0), (0, 1)), ((0, 1), (0, 2)), ((0, 0), (1, 1)), ((1, 1), (1, 2))):
-        figure.add_artist(arrow(axes[start], axes[end]))
-    figure.add_artist(arrow(axes[0, 2], axes[1, 2], (0.9, 0.0), (0.9, 1.0)))
-    return figure
+# %%
+def spread(values):
+    """The values below and above which one in fifty lies: limits for black and white."""
+    return torch.quantile(values.flatten(), torch.tensor([0.02, 0.98])).tolist()
 
 
 def arrow(start, end, tail=(1.0, 0.5), head=(0.0, 0.5)):
     """An arrow from the edge of one picture to the edge of another."""
-    return ConnectionPatch(
-        tail,
-        head,
-        "axes fraction",
-        "axes fraction",
-        axesA=start,
-        axesB=end,
-        arrowstyle="-|>",
-        color=COLOURS["query"],
-        lw=1.6,
-        mutation_scale=12,
-    )
+    style = {"arrowstyle": "-|>", "color": COLOURS["query"], "lw": 1.6, "mutation_scale": 12}
+    places = {"coordsA": "axes fraction", "axesA": start, "axesB": end}
+    return ConnectionPatch(tail, head, **places, **style)
+
+
+# %% tags=["figure"]
+def draw_block(channel=5):
+    conv = block.conv1
+    kernel = f"kernel k = {conv.kernel_size[0]}, stride s = {conv.stride[0]}"
+    steps = {
+        (0, 0): ("map x", inside["layer1"]),
+        (0, 1): (f"weights w, norm, ReLU\n{kernel}", inside["layer2.0.norm1"].relu()),
+        (0, 2): ("branch y", inside["layer2.0.norm2"].relu()),
+        (1, 1): ("short cut P", inside["layer2.0.downsample"]),
+        (1, 2): ("ReLU of P + y", inside["layer2.0"]),
+    }
+    figure, axes = canvas(2, 3, 5.8, 3.0)
+    axes[1, 0].set_axis_off()
+    for place, (name, values) in steps.items():
+        low, high = spread(values[0, channel])
+        axes[place].imshow(values[0, channel], cmap="gray", vmin=low, vmax=high)
+        shape = " × ".join(map(str, values.shape[1:]))
+        axes[place].set(title=f"{name}\n{shape}", xticks=[], yticks=[])
+    for start, end in (((0, 0), (0, 1)), ((0, 1), (0, 2)), ((0, 0), (1, 1)), ((1, 1), (1, 2))):
+        figure.add_artist(arrow(axes[start], axes[end]))
+    figure.add_artist(arrow(axes[0, 2], axes[1, 2], (0.93, 0.0), (0.93, 1.0)))
+    return figure
 
 
 show(
@@ -256,7 +249,7 @@ show(
 )
 
 # %% [markdown]
-# Under each name stand channels, rows and columns. On top runs the branch, below it the **short cut**, which brings the map to the branch's size; their sum passes a last ReLU. The block has to learn only what to add to its map.
+# Under each name stand channels, rows and columns; the lightest and darkest two in a hundred pixels are clipped. The branch runs on top. Below it, the **short cut** brings the map itself to the branch's size, and the sum of the two passes a last ReLU. So the block has to learn only what to add to its map.
 
 # %% [markdown]
 # ## Formula
@@ -269,7 +262,7 @@ show(
 #
 # $$ R_n = R_{n-1} + (k_n - 1)\,S_{n-1}, \qquad S_n = s_n\,S_{n-1}, \qquad R_0 = S_0 = 1 \tag{2} $$
 #
-# A **normalisation** (归一化) gives each channel $c$ mean 0 and variance 1 over a set $A$ of pixels, its kind: **instance norm** takes the pixels of one image, **batch norm** those of all images of the batch. The small number $\epsilon$, or eps, keeps a flat channel from a division by 0:
+# A **normalisation** (归一化) gives each channel $c$ mean 0 and variance 1 over a set $A$ of pixels. Its kind says which: **instance norm** takes the pixels of one image, **batch norm** those of all images of the batch. The small number $\epsilon$, or eps, keeps a flat channel from a division by 0:
 #
 # $$ \hat{x}_c = \frac{x_c - \operatorname{mean}_A x_c}{\sqrt{\operatorname{var}_A x_c + \epsilon}} \tag{3} $$
 #
@@ -281,7 +274,7 @@ show(
 #
 # $$ \text{block}(x) = \operatorname{relu}(P(x) + y), \qquad y = \operatorname{relu}(\text{norm}(\text{conv}(\operatorname{relu}(\text{norm}(\text{conv}(x)))))) \tag{5} $$
 #
-# A **bottleneck block** (瓶颈块) has a branch of three convolutions: 1 × 1 to a quarter of the channels, 3 × 3 there, 1 × 1 back. With $C$ channels in and out, that many multiplications a pixel stand against those of the residual block:
+# A **bottleneck block** (瓶颈块) has a branch of three convolutions: 1 × 1 to a quarter of the channels, 3 × 3 there, 1 × 1 back. With $C$ channels in and out it takes, for each pixel, far fewer multiplications than the residual block:
 #
 # $$ \tfrac14 C^2 + \tfrac{9}{16} C^2 + \tfrac14 C^2 = \tfrac{17}{16} C^2 \quad\text{against}\quad 9\,C^2 + 9\,C^2 = 18\,C^2 \tag{6} $$
 #
@@ -289,7 +282,7 @@ show(
 #
 # $$ F = \text{encoder}(I), \qquad I \in \mathbb{R}^{3 \times H \times W}, \quad F \in \mathbb{R}^{D \times H/8 \times W/8} \tag{7} $$
 #
-# Before training, the weights $w$ are random numbers around 0 with a variance that lets gradients pass through many layers at one size (He et al. 2015), where $C_\text{out}$ is the number of channels that come out:
+# Before training, the weights $w$ are random numbers around 0. With this variance a gradient keeps its size on the way back through many layers (He et al. 2015); $C_\text{out}$ is the number of channels that come out:
 #
 # $$ \operatorname{var} w = \frac{2}{k^2\,C_\text{out}} \tag{8} $$
 #
@@ -390,14 +383,13 @@ def branch_layers(encoder):
     ]
 
 
-# %%
 encoders = {"full": Encoder(256), "small": Encoder(128, block=BottleneckBlock, widths=(32, 64, 96))}
 for name, encoder in encoders.items():
     R, S = receptive_field(branch_layers(encoder))
     print(f"{name}: R = {R} px, S = {S} px, {len(branch_layers(encoder))} convolutions")
 
 # %% [markdown]
-# The same square, measured. Take one vector of $F$, at block (22, 15), and ask for the gradient of its numbers with respect to the image: a pixel without gradient has no influence. For all $D$ numbers at once, multiply them with random signs, sum and differentiate; the mean square over several draws is the influence of each pixel.
+# The same square, measured. Take one vector of $F$ and ask for the gradient of its numbers with respect to the image: a pixel without gradient has no influence. To treat all $D$ numbers at once, multiply them by random signs, sum, and differentiate; the root mean square over several draws is the influence of each pixel.
 
 
 # %%
@@ -415,24 +407,24 @@ def influence(encoder, image, pixel, draws=8):
 
 
 # %% [markdown]
-# First an encoder without norms, where equation 2 should be exact.
+# First an encoder without norms, where equation 2 should be exact, at column 22 and row 15 of the features.
 
 # %%
 seed_everything(1)
+centre = (22, 15)
 bare = Encoder(128, "none", BottleneckBlock, (32, 64, 96))
-seen = influence(bare, left, (22, 15)) > 0
+seen = influence(bare, left, centre) > 0
 rows, columns = seen.any(dim=1).nonzero(), seen.any(dim=0).nonzero()
 y0, y1, x0, x1 = (int(v) for v in (rows.min(), rows.max(), columns.min(), columns.max()))
 print(f"columns {x0} to {x1}, rows {y0} to {y1}, middle ({(x0 + x1) / 2:g}, {(y0 + y1) / 2:g})")
 assert x1 - x0 + 1 == y1 - y0 + 1 == receptive_field(branch_layers(bare))[0]
 
 # %% [markdown]
-# The square has the side that equation 2 says. Its middle lies at 8 times the position of the vector: on the first pixel of its 8 × 8 block, not in the middle of it. Nobody chose this; convolutions with stride do it, and the rest of RAFT learns with it.
+# The square has the side that equation 2 says. Its middle lies at 8 times the position of the vector: on the first pixel of its 8 × 8 block, not in the middle of it. That comes from the strides: the first window of every layer is centred on its map's first pixel. The rest of RAFT learns with it.
 #
 # Now the trained feature encoder, with its instance norms.
 
 # %%
-centre = (22, 15)
 weights_of_pixels = influence(trained, left, centre)
 R, S = receptive_field(branch_layers(trained))
 
@@ -451,32 +443,34 @@ print(f"half of the influence: {narrow} px a side; {R} px: {share_within(R):.1%}
 
 
 # %% tags=["figure"]
-def draw_field():
-    figure, (first, second) = canvas(1, 2, 7.2, 2.6)
+def draw_field(zoom=64):
+    figure, axes = canvas(1, 2, 6.6, 2.5, width_ratios=[1.25, 1])
     x, y = (S * p for p in centre)
-    first.imshow(photo(left))
-    drawn = second.imshow(weights_of_pixels.clamp(min=1e-6).log10(), cmap="inferno")
-    figure.colorbar(drawn, ax=second, label="log₁₀ of the influence", shrink=0.8)
-    for each in (first, second):
-        for side, colour in ((R, "white"), (narrow, COLOURS["n11"]), (S, COLOURS["query"])):
+    axes[0].imshow(photo(left))
+    drawn = axes[1].imshow(weights_of_pixels.clamp(min=1e-6).log10(), cmap="gray")
+    figure.colorbar(drawn, ax=axes[1], label="log₁₀ of the influence").ax.tick_params(labelsize=8)
+    for each in axes:
+        for side, colour, line in ((R, "second", "-"), (narrow, "query", "--")):
             square = Rectangle((x - side / 2, y - side / 2), side, side, fill=False)
-            square.set(edgecolor=colour, lw=1.6)
+            square.set(edgecolor=COLOURS[colour], lw=1.8, ls=line)
             each.add_patch(square)
         each.set(xlabel="x (px)")
-    first.set(ylabel="y (px)", title=f"receptive field R = {R}, step S = {S}")
-    second.set(title="influence on one vector")
+    axes[0].set(ylabel="y (px)", title=f"receptive field R = {R}, step S = {S}")
+    axes[1].set(
+        title="influence on one vector", xlim=(x - zoom, x + zoom), ylim=(y + zoom, y - zoom)
+    )
     return figure
 
 
 show(
     draw_field(),
-    alt="The photograph with three nested squares around one place, and beside it the influence of "
-    "every pixel, brightest inside the squares, faint but present everywhere",
+    alt="The photograph with two nested squares around one place, and beside it the influence of the "
+    "pixels around: bright in the small square, falling off in the large one, faint outside",
     photo=True,
 )
 
 # %% [markdown]
-# White: the receptive field of the convolutions. Inside, influence falls off quickly, and half of it comes from the yellow square (Luo et al. 2016 call such a square the effective receptive field). Outside it is small but not 0: every instance norm takes its mean and variance from the whole image, so through them each vector sees a little of everything.
+# The large square is the receptive field of the convolutions, enlarged on the right. Influence falls off quickly in it: half of the squared influence comes from the small dashed square. Luo et al. (2016, *Understanding the effective receptive field in deep convolutional neural networks*) found the same of deep networks in general. Outside the large square influence is small but not 0: every instance norm takes its mean and variance from the whole image, so through them each vector sees a little of everything.
 #
 # ### Normalisations
 #
@@ -531,35 +525,25 @@ with torch.no_grad():
 # %% tags=["figure"]
 def draw_norms(channel=5):
     columns = {
-        "image I": both,
         "map x\nafter one convolution": first_maps,
         "instance norm\npixels A of one image": normed["instance"],
         "batch norm\npixels A of both images": normed["batch"],
     }
-    figure, axes = canvas(2, 4, 7.0, 2.7)
-    for column, (name, maps) in enumerate(columns.items()):
-        limits = (
-            {}
-            if column == 0
-            else dict(zip(("vmin", "vmax"), spread(maps[:, channel]), strict=True))
-        )
-        for row in range(2):
-            picture = photo(maps[row : row + 1]) if column == 0 else maps[row, channel]
-            each = axes[row, column]
-            each.imshow(picture, cmap="gray", **limits)
-            each.set(xticks=[], yticks=[])
-            group = {2: ("first", "n10")[row], 3: "good"}.get(column)
-            if group:
-                each.spines[:].set(visible=True, color=COLOURS[group], linewidth=2.5)
-        axes[0, column].set_title(name)
-    axes[0, 0].set_ylabel("as it is")
-    axes[1, 0].set_ylabel("in bad light")
+    frames = {1: ("first", "n10"), 2: ("good", "good")}
+    figure, axes = canvas(2, 4, 6.2, 2.35)
+    for row, name in enumerate(("as it is", "in bad light")):
+        axes[row, 0].imshow(photo(both[row : row + 1]))
+        axes[row, 0].set_ylabel(name)
+        for column, (title, maps) in enumerate(columns.items()):
+            each, (low, high) = axes[row, column + 1], spread(maps[:, channel])
+            each.imshow(maps[row, channel], cmap="gray", vmin=low, vmax=high)
+            axes[0, column + 1].set_title(title)
+            if column in frames:
+                each.spines[:].set(visible=True, color=COLOURS[frames[column][row]], linewidth=2.5)
+    axes[0, 0].set_title("image I")
+    for each in axes.flat:
+        each.set(xticks=[], yticks=[])
     return figure
-
-
-def spread(values):
-    """The values below and above which one in fifty lies."""
-    return torch.quantile(values.flatten(), torch.tensor([0.02, 0.98])).tolist()
 
 
 show(
@@ -572,7 +556,7 @@ show(
 # %% [markdown]
 # Grey means the same in both rows of a column; frames of one colour share one mean and variance. After instance norm the dimmed copy looks like the original; under batch norm it stays flat and shifted.
 #
-# This is why the feature encoder normalises each image by itself: its vectors are to be alike for the same thing, and two photographs of one scene rarely have the same light. Multiply an image by any factor, its contrast, and its features stay the same, apart from eps. An added brightness is subtracted with the mean, but the border of zeros around a map does not brighten with it, so near the border something remains.
+# This is what instance norm does for the feature encoder: its vectors are to be alike for the same thing, and two photographs of one scene rarely have the same light. Multiply an image by a positive factor, which changes its contrast, and its features stay the same, apart from eps. An added brightness is subtracted with the mean, but the border of zeros around a map does not brighten with it, so near the border something remains.
 
 
 # %%
@@ -620,11 +604,11 @@ with torch.no_grad():
 assert (features - apart).abs().max() < 1e-4 * apart.abs().max()
 
 # %% [markdown]
-# > **Why batch norm in the context encoder, and no norm in the small one?** The choice is the release's, and its reason is not written there. What can be said: the context is compared with nothing, so it needs no invariance, and batch norm at evaluation is a fixed factor and offset for each channel, under which a dark region stays dark and nothing depends on the rest of the image. The small model leaves even that out.
+# > **Why batch norm in the context encoder, and no norm in the small one?** The choice is the release's, and its code gives no reason. A plausible one: the context is compared with nothing, so it needs no invariance to light. Batch norm at evaluation is a fixed factor and offset for each channel, so a dark region stays dark, and nothing depends on the rest of the image. The small model leaves even that out.
 #
 # ### The two modes of batch norm
 #
-# In training mode the statistics come from the batch, and equation 4 follows them; in evaluation mode the running values stand still. Feed the first norm of a context encoder with batches of two photographs in changing light, and watch the running mean of the channel that has the largest.
+# In training mode the statistics come from the batch, and equation 4 follows them; in evaluation mode the running values stand still. Give the first norm of a context encoder batches of two photographs in changing light, and watch the running mean of the channel whose mean is largest.
 
 # %%
 seed_everything(0)
@@ -665,7 +649,7 @@ show(
 # %% [markdown]
 # The running mean starts at 0 and follows the batches, by a tenth of the way each time in PyTorch's default. A model that has seen few batches evaluates with wrong statistics.
 #
-# In all stages of training but the first, the release **freezes** the batch norms: they stay in evaluation mode while all else trains, their weight and bias too. Why, nobody has written down (the question stands open as issue 141 of the release); the plausible reason is the figure above: the statistics of small batches scatter. `model.train()` puts every layer back to training mode, so freeze after each call of it.
+# In all stages of training but the first, the release **freezes** the batch norms: they stay in evaluation mode while all else trains, their weight and bias too. Its authors have not said why ([princeton-vl/RAFT#141](https://github.com/princeton-vl/RAFT/issues/141) asks, without an answer). A plausible reason is the figure above: the statistics of small batches scatter. `model.train()` puts every layer back to training mode, so freeze after each call of it.
 
 
 # %% tags=["promote", "exercise"]
@@ -687,6 +671,9 @@ freeze_batch_norm(two_norms)
 two_norms(torch.randn(2, 3, 4, 4) + 5)
 for frozen in (two_norms[0], two_norms[1][0]):
     assert frozen.running_mean.tolist() == [0, 0, 0], "a frozen norm keeps its running mean"
+    # With the running values of the start, mean 0 and variance 1, a map passes almost unchanged.
+    x = torch.randn(2, 3, 4, 4) + 5
+    assert torch.allclose(frozen(x), x, atol=1e-3), "a frozen norm uses its running values"
 assert two_norms.training and two_norms[1][1].training, "all other layers stay in training mode"
 assert all(p.requires_grad for p in two_norms.parameters()), "weight and bias still train"
 
@@ -755,8 +742,13 @@ for width_out, by in ((6, 1), (8, 2)):
     one_block = ResidualBlock(6, width_out, by)
     told, computed = residual_naive(one_block, incoming), one_block(incoming)
     assert computed.shape == (2, width_out, 12 // by, 16 // by), "the shape of the result"
+    assert computed.min() == 0, "the sum passes a ReLU"
+    if by == 1:
+        assert (computed >= incoming).all(), "the branch passes a ReLU too, so it lowers nothing"
     # Two float32 convolutions and norms, summed in another order.
-    assert torch.allclose(computed, told, atol=1e-4), f"not equation 5 at stride {by}"
+    assert torch.allclose(computed, told, atol=1e-4), (
+        f"not equation 5 at stride {by}: convolution, norm, ReLU, twice; then the sum"
+    )
 
 # %% [markdown]
 # > **Where the code leaves the paper.** In He et al. (2016), who introduced residual blocks, the branch is added as its norm leaves it, and the sum alone passes a ReLU. RAFT's released code has one ReLU more, before the addition: its branch can raise a value and never lower it. Published weights were trained with it, so ours has it. The release also registers the norm of a short cut twice, as `norm3` and as `downsample.1` (`norm4` in the small model), and offers dropout, 0 by default; ours has one name and no dropout.
@@ -823,7 +815,7 @@ for outputs, stride in ((8, 1), (12, 2)):
 
 
 # %% [markdown]
-# What does it save? Count the multiplications by equation 1, `result.numel()` sums of `weight[0].numel()` products in each convolution, and let PyTorch count beside it (it counts a multiplication and an addition as two).
+# What does it save? By equation 1 each number of a result is a sum of `weight[0].numel()` products. Count them all, and let PyTorch count too; it counts a multiplication and an addition as two.
 
 
 # %%
@@ -941,9 +933,11 @@ tiny = Encoder(10, widths=(8, 12, 16))
 two_images = torch.rand(2, 3, 48, 64) * 2 - 1
 told, computed = encode_naive(tiny, two_images), tiny(two_images)
 assert computed.shape == (2, 10, 6, 8), "one vector of width 10 for every 8 × 8 block"
+assert computed.min() < 0, "nothing comes after the last convolution: features may be negative"
 # Both sum in float32, in another order, through all layers.
 assert torch.allclose(computed, told, atol=1e-3), "differs from the layers one by one"
-assert computed.min() < 0, "the last layer is a convolution: features may be negative"
+with shows_error(ValueError):  # `_check_image` says what does not fit
+    tiny(two_images[:, :, :44])
 
 # %% [markdown]
 # The names of the layers are those of the release, so that its weights fit without a table; lesson 6 loads them. All four encoders of RAFT are this one class. Their sizes, and what they multiply for one photograph of the size used here:
@@ -972,103 +966,84 @@ for name, encoder in family.items():
 #
 # ### Weights before training
 #
-# Multiply by random weights layer after layer, and numbers grow or fade. Of a sum of $k^2 C$ products the variance is $k^2 C$ times that of a product, and a ReLU halves the mean square; so $\operatorname{var} w = 2 / (k^2 C)$, with the channels that come in, keeps the *map*. The gradient runs backwards, from $C_\text{out}$ channels to $C$, so equation 8 keeps the *gradient*. PyTorch's own default is smaller, $1 / (3 k^2 C)$. Send noise through eighteen 3 × 3 convolutions with ReLU and measure both.
+# Multiply by random weights layer after layer, and numbers grow or fade. A sum of $k^2 C$ independent products has $k^2 C$ times the variance of one, and a ReLU halves the mean square; so $\operatorname{var} w = 2 / (k^2 C)$, with the channels that come in, keeps the size of the *map*. The gradient runs backwards, from $C_\text{out}$ channels to $C$, so equation 8 keeps the size of the *gradient*. PyTorch's own default is smaller, $1 / (3 k^2 C)$. Send noise through eighteen 3 × 3 convolutions with ReLU, whose channels double twice, and measure both ends.
 
 
 # %%
 def through_layers(initialise, widths=(32,) * 7 + (64,) * 6 + (128,) * 6):
-    """Root mean square of the map and of its gradient after each layer of a plain stack."""
+    """Root mean square of the map after a plain stack, and of its gradient before it."""
     seed_everything(0)
-    maps = [torch.randn(1, widths[0], 48, 48, requires_grad=True)]
+    noise = torch.randn(1, widths[0], 48, 48, requires_grad=True)
+    x = noise
     for inputs, outputs in pairwise(widths):
         conv = nn.Conv2d(inputs, outputs, 3, padding=1)
         initialise(conv)
-        maps.append(conv(maps[-1]).relu())
-        maps[-1].retain_grad()
-    maps[-1].backward(torch.randn_like(maps[-1]))
-    return [(m.square().mean().sqrt().item(), m.grad.square().mean().sqrt().item()) for m in maps]
+        x = conv(x).relu()
+    x.backward(torch.randn_like(x))
+    return [values.square().mean().sqrt().item() for values in (x, noise.grad)]
 
 
-# %%
 def kaiming(mode):
     return lambda conv: nn.init.kaiming_normal_(conv.weight, mode=mode, nonlinearity="relu")
 
 
+# %%
 starts = {
     "PyTorch's default": lambda conv: None,
-    "weights w by channels in": kaiming("fan_in"),
-    "weights w by channels out (eq. 8)": kaiming("fan_out"),
+    "by channels in": kaiming("fan_in"),
+    "by channels out, equation 8": kaiming("fan_out"),
 }
-sizes = {name: through_layers(initialise) for name, initialise in starts.items()}
-drift = {name: values[0][1] / values[-1][1] for name, values in sizes.items()}
-for name, ratio in drift.items():
-    print(f"{name:>34}: the gradient arrives {ratio:.2g} times as large")
-assert 1 / 3 < drift["weights w by channels out (eq. 8)"] < 3 and drift["PyTorch's default"] < 1e-3
-
-
-# %% tags=["figure"]
-def draw_start():
-    figure, axes = canvas(1, 2, 7.4, 2.6, sharey=True)
-    styles = (("muted", ":"), ("n01", "--"), ("first", "-"))
-    for part, (each, title) in enumerate(zip(axes, ("map", "gradient"), strict=True)):
-        for (name, values), (colour, line) in zip(sizes.items(), styles, strict=True):
-            each.semilogy([v[part] for v in values], line, color=COLOURS[colour], label=name)
-        each.set(title=f"size of the {title}", xlabel="layers from the input")
-    axes[0].set(ylabel="root mean square")
-    axes[0].legend(loc="lower left", fontsize=7, frameon=False)
-    for each in axes:
-        each.set(xticks=range(0, 19, 3))
-    return figure
-
-
-show(
-    draw_start(),
-    alt="Two plots on a logarithmic axis: with PyTorch's default map and gradient fade by many "
-    "powers of ten over 18 layers, with the other two they stay within a factor of a few",
-)
+arriving = {name: through_layers(initialise) for name, initialise in starts.items()}
+for name, (map_size, gradient_size) in arriving.items():
+    print(f"{name:>27}: map {map_size:.2g}, gradient {gradient_size:.2g} of 1")
+assert 1 / 3 < arriving["by channels out, equation 8"][1] < 3
+assert arriving["PyTorch's default"][1] < 1e-3
 
 # %% [markdown]
-# Left, the map on its way forward; right, the gradient on its way back, from the last layer to the first. With the default the gradient fades at every layer, and the map until the biases are all that is left of it. The other two differ where the channels double, after a third and two thirds of the layers: counting channels in keeps the map there, counting channels out the gradient.
+# With the default, next to nothing of the gradient arrives at the first layer. Both other rules keep map and gradient at the order of 1; the release takes the one that counts channels out.
 
 # %% [markdown]
 # ## On real input
 #
 # ### What features see
 #
-# The trained feature encoder of RAFT-small beside one of the same build with the random weights of equation 8. Both photographs of the pair in common colours:
+# The trained feature encoder of RAFT-small beside one of the same build with the random weights of equation 8, for both large photographs. The two maps of a column share their colours:
 
 # %%
 seed_everything(0)
 random_weights = Encoder(128, block=BottleneckBlock, widths=(32, 64, 96))
-maps = {"trained": features}
+maps, large_maps = {}, {}
 with torch.no_grad():
-    maps["untrained"] = random_weights(torch.cat([left, right]))
+    for name, encoder in {"trained": trained, "untrained": random_weights}.items():
+        maps[name] = encoder(torch.cat([left, right]))
+        large_maps[name] = encoder(torch.cat(large))
 
 
 # %%
 def draw_colours():
-    figure, axes = canvas(2, 3, 6.6, 3.2)
-    for row, (name, picture) in enumerate((("image 1", left), ("image 2", right))):
-        axes[row, 0].imshow(photo(picture))
-        axes[row, 0].set(ylabel=f"{name}\ny (px)", xlabel="x (px)")
-    for column, (name, both_maps) in enumerate(maps.items(), start=1):
+    figure, axes = canvas(2, 3, 5.4, 2.45)
+    for row, name in enumerate(("image 1", "image 2")):
+        axes[row, 0].imshow(photo(large[row]))
+        axes[row, 0].set_ylabel(name)
+    for column, (name, both_maps) in enumerate(large_maps.items(), start=1):
         pictures = principal_colours(both_maps[:1], both_maps[1:])
         for each, picture in zip(axes[:, column], pictures, strict=True):
             each.imshow(to_picture(picture), interpolation="nearest")
-            each.set(xlabel="x (map px)")
-        axes[0, column].set(title=f"{name} weights")
+        axes[0, column].set_title(f"{name} weights")
+    for each in axes.flat:
+        each.set(xticks=[], yticks=[])
     return figure
 
 
 show(
     draw_colours(),
-    alt="Both photographs, and their features in false colours: with trained weights the parts of "
-    "the motorcycle have colours of their own, the same in both photographs",
+    alt="Both photographs, and their features in false colours: the parts of the motorcycle have "
+    "colours of their own, the same in both photographs",
     photo=True,
 )
 
 # %% [markdown]
-# Equal colours are similar vectors, in both photographs of a column. In either column a part of the scene keeps its colours from the upper picture to the lower, and moves with the camera; random weights, which answer to light, dark and edges, already do that. What training adds the numbers say better than the eye:
+# Equal colours are similar vectors. In either column a part of the scene has the same colours above and below: even random weights answer to light, dark and edges alike in both photographs. What training adds is seen better in numbers:
 
 
 # %%
@@ -1093,7 +1068,7 @@ for name, both_maps in maps.items():
     print(f"{name:>9}: cosine {at_match.median():.2f} at the match, {own.median():z.2f} anywhere")
 
 # %% [markdown]
-# Random weights give all blocks much in common. Training leaves the likeness of the same thing and takes that of different things away.
+# With random weights any two blocks have much in common. Training keeps the likeness of the same thing and takes away that of different things.
 #
 # ### Find one block again
 #
@@ -1102,7 +1077,7 @@ for name, both_maps in maps.items():
 
 # %%
 def draw_match():
-    figure, axes = canvas(2, 2, 6.2, 3.8)
+    figure, axes = canvas(2, 2, 5.4, 3.0, sharex=True, sharey=True)
     for row, (name, both_maps) in enumerate(maps.items()):
         width = both_maps.shape[3]
         for each, measure in zip(axes[row], ("cosine", "inner product"), strict=True):
@@ -1111,8 +1086,10 @@ def draw_match():
             best = divmod(values.argmax().item(), width)[::-1]
             each.plot(*best, "s", color=COLOURS["second"], fillstyle="none", ms=9, label="largest")
             each.plot(*match, "+", color=COLOURS["query"], ms=9, mew=2, label="true match")
-            each.set(title=f"{name}, {measure}", xlabel="x (map px)", ylabel="y (map px)")
-    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+            each.set_title(f"{name}, {measure}")
+        axes[row, 0].set_ylabel("y (map px)")
+        axes[1, row].set_xlabel("x (map px)")
+    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 
@@ -1137,7 +1114,6 @@ def share_found(both_maps, cosine):
     return (miss[known] < 1.5).float().mean().item(), len(best.unique())
 
 
-# %%
 found = {(name, c): share_found(both, c) for name, both in maps.items() for c in (True, False)}
 for (name, cosine), (share, bests) in found.items():
     measure = "cosine" if cosine else "inner product"
@@ -1148,11 +1124,11 @@ for cosine in (True, False):
     assert found["trained", cosine] > found["untrained", cosine]
 
 # %% [markdown]
-# Training helps by either measure. The inner product favours long vectors; with random weights, a few of them are the best match of everything. RAFT takes the inner product all the same: training shapes the lengths of the vectors too, and a network judges a window of likenesses where here the largest alone counts. [Correlation](4_correlation.ipynb), the next lesson, computes all of these likenesses.
+# Training helps by either measure. The inner product favours long vectors; with random weights, a few long ones are the best match of everything. RAFT takes the inner product all the same. Its training shapes the lengths of the vectors too, and where here the largest number alone counts, a network weighs a whole window of them. [Correlation](4_correlation.ipynb), the next lesson, computes all of these likenesses.
 #
 # ### Move the image, and the features move
 #
-# A convolution does the same at every place. Move an image by 8 pixels, and every map at an eighth of the size moves by one: the encoder is **equivariant** (等变) to steps of 8. The context encoder of RAFT-small has no norm and shows it in full; cut two images out of one photograph, 8 pixels apart. A vector nearer to an edge than half its receptive field sees the border of zeros, which does not move along.
+# A convolution does the same at every place. Move an image by 8 pixels, and its features move by one: the encoder is **equivariant** (等变) to steps of 8. To test it, cut two images out of one photograph, 8 pixels apart, and leave out vectors that see the border of zeros, which does not move along. The context encoder of RAFT-small, which has no norm, should pass exactly.
 
 # %%
 wide = 2 * pair.left[..., :H, :] / 255 - 1
@@ -1179,7 +1155,7 @@ for name, encoder in (("no norm", context), ("instance norm", trained)):
 assert change_after(context, 8, 1) < 1e-5  # float32, and the same products
 
 # %% [markdown]
-# Without a norm the features are the same numbers one place further on. With instance norm a little is left: the two cuts do not hold the same pixels, so their means and variances differ. After 3 pixels no whole step fits, and no shift of the old map gives the new one. So features say where a thing is to within a block, and finer positions have to be read out of how vectors change from block to block, which is what the rest of RAFT learns.
+# Without a norm the features are the same numbers one place further on. With instance norm a little is left: the two cuts do not hold the same pixels, so their means and variances differ. After 3 pixels no whole step fits, and no shift of the old map gives the new one. RAFT has to find motions of a fraction of a block all the same: it learns to read them from how likenesses change between neighbouring blocks.
 
 # %% [markdown]
 # ## Exercises
@@ -1205,13 +1181,13 @@ assert change_after(context, 8, 1) < 1e-5  # float32, and the same products
 #
 # <details><summary>Hint for <code>ResidualBlock</code></summary>
 #
-# Three lines: the branch's first half, its second half, the sum. Count the ReLUs of equation 5: there are three. `self.downsample` may be applied to every map; where the shape stays it does nothing.
+# `__init__` is given. Three lines: the branch's first half, its second half, the sum. Count the ReLUs of equation 5: there are three. `self.downsample` may be applied to every map; where the shape stays it does nothing.
 #
 # </details>
 #
 # <details><summary>Hint for <code>Encoder</code></summary>
 #
-# Follow the figure of the path: `conv1`, `norm1`, ReLU, three layers, `conv2`. Nothing comes after `conv2`: a ReLU there would make all vectors point into one corner, and their products positive.
+# `__init__` is given, and `_check_image` sees to bad arguments. Follow the figure of the path: `conv1`, `norm1`, ReLU, three layers, `conv2`. Nothing comes after `conv2`: a ReLU there would leave no negative numbers, and no product of two vectors would be negative.
 #
 # </details>
 #
@@ -1238,7 +1214,7 @@ def features_with_raised_biases():
 #
 # <details><summary>Answer</summary>
 #
-# Not at all, up to rounding, as the next cell says: a bias is part of the mean, and instance norm subtracts the mean. The release has these biases all the same. Their true gradient is 0, so what an optimiser sees of it is rounding noise, and a comparison of gradients with the release has to leave them out.
+# Not at all, up to rounding, as the next cell says: a bias is part of the mean, and instance norm subtracts the mean. The release has these biases all the same. Their true gradient is 0, and what an optimiser sees of it is rounding noise.
 #
 # </details>
 
@@ -1258,7 +1234,6 @@ def instance_norm_wrong(x, eps=1e-5):
     return (x - mean) / (variance + eps).sqrt()
 
 
-# %%
 one, two = torch.randn(1, 4, 6, 8), torch.randn(2, 4, 6, 8)
 agrees = [torch.allclose(instance_norm_wrong(x), F.instance_norm(x), atol=1e-5) for x in (one, two)]
 print("one image:", agrees[0], " two images:", agrees[1])
@@ -1276,7 +1251,7 @@ print("one image:", agrees[0], " two images:", agrees[1])
 #
 # </details>
 #
-# **Vary.** What do $R$ and $S$ become when the first convolution has the whole stride, 8, and all others have stride 1? And with no stride at all? Which of the two would you rather pay for?
+# **Vary.** What do $R$ and $S$ become when the first convolution has the whole stride, 8, and all others have stride 1? And with no stride at all? What does each of the two lose?
 #
 # <details><summary>Hint</summary>
 #
@@ -1286,7 +1261,7 @@ print("one image:", agrees[0], " two images:", agrees[1])
 #
 # <details><summary>Answer</summary>
 #
-# The next cell prints them. With all strides in front, every 3 × 3 kernel adds two steps of 8 pixels: much sight, but the first layer throws detail away before anything has looked at it. Without stride the encoder sees little, and its last layers work on 8 · 8 times as many pixels. Halving step by step is the middle way.
+# The next cell prints them. With all strides in front, every 3 × 3 kernel adds two steps of 8 pixels: a wide view, but the first layer throws detail away before any other has looked at it. Without stride a vector sees little, and the last layers work on 8 · 8 times as many pixels. Halving step by step lies between.
 #
 # </details>
 
@@ -1304,7 +1279,7 @@ print("no stride:        R, S =", receptive_field([(k, 1) for k in kernels]))
 #
 # ### Evaluating in training mode
 #
-# A model fresh from `train()` is asked for the context of a photograph, alone and beside a dark one. With batch norm in training mode the answer depends on the neighbour, and worse: each call changes the model.
+# Ask an encoder that was left in training mode for the context of a photograph, alone and beside a dark one. With batch norm the answer depends on the neighbour, and worse: each call changes the model.
 
 # %%
 seed_everything(0)
@@ -1328,7 +1303,7 @@ assert moved
 #
 # ### A flat wall
 #
-# Where an image has no texture, a channel's variance is next to nothing, and instance norm divides by its root. What eps lets through: send noise of different strength through the norm.
+# Where an image has no texture, a channel's variance is next to nothing, and instance norm divides by its root. To see what eps does, send noise of different strengths through the norm.
 
 # %%
 strengths = torch.logspace(-5, 0, 31)
@@ -1354,7 +1329,7 @@ show(
 )
 
 # %% [markdown]
-# Left of the dashed line a channel counts as flat and stays so. Right of it everything comes out with the same strength, the grain of a grey wall as much as a face. An image that is one wall therefore has features of its noise; compare two photographs of one:
+# Left of the dashed line a channel counts as flat and stays so. Right of it everything comes out with the same strength, the grain of a grey wall as much as a face. So the features of a photograph that shows only a wall are features of its noise. Compare two photographs of one wall, with a different noise in each:
 
 # %%
 seed_everything(0)
@@ -1366,13 +1341,11 @@ elsewhere = F.cosine_similarity(a, b.roll(7, dims=3)).median()
 print(f"median cosine at the same place {own:.2f}, seven blocks away {elsewhere:.2f}")
 
 # %% [markdown]
-# The same place of the wall is hardly more alike than another piece of it: nothing there can be matched, by any features. The context encoder, which knows what lies around, has to help out.
+# The same place of the wall is hardly more alike than another piece of it: there is nothing to match. RAFT has to take the motion of such a region from what lies around it.
 #
 # ### What the code says to bad input
 
 # %%
-from fourfold.kit.notebook import shows_error
-
 with shows_error(TypeError):
     Encoder(8)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 with shows_error(ValueError):
@@ -1388,7 +1361,7 @@ with shows_error(ValueError):
 # ## Recap
 #
 # - An encoder gives every 8 × 8 block a vector: one 7 × 7 convolution, six residual blocks, three halvings, a 1 × 1 convolution. The vector sees a square whose side the recurrence of equation 2 gives, and mostly its middle.
-# - Instance norm makes features blind to the light of each image; batch norm has two modes, and the wrong one goes unnoticed until results differ.
+# - Instance norm makes features all but blind to the light of their image; batch norm has two modes, and the wrong one goes unnoticed until results differ.
 # - Bottleneck blocks save most of the multiplications; the extra ReLU and the names of the layers are the release's, so that its weights fit.
 #
 # The line goes on in [Correlation](4_correlation.ipynb), which multiplies all vectors of image 1 with all of image 2. Chapter 5 builds CoTracker's encoder from the same residual blocks.

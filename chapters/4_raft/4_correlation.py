@@ -22,9 +22,9 @@
 # %% [markdown]
 # ## Words
 #
-# Optical flow asks of every pixel of image 1 where it went in image 2. RAFT prepares the answer to all such questions at once. Every pixel has a feature vector of $D$ numbers; the inner product of two vectors says how alike two pixels are. All products of all pixels of image 1 with all pixels of image 2 are a block of numbers with four axes, H × W × H × W: the **correlation volume** $C$ (相关体积). Its first two axes name a pixel of image 1, its last two a pixel of image 2. It is computed once, and whatever the motion, its pair is in there. A **pyramid** of it, averaged over image 2 alone, shows the same products from further away, so that large motions are seen as well as small ones.
+# Optical flow asks of every pixel of image 1 where it went in image 2. RAFT prepares the answer to all such questions at once. Every pixel has a feature vector of $D$ numbers; the inner product of two vectors says how alike two pixels are. All products of all pixels of image 1 with all pixels of image 2 are a block of numbers with four axes, H × W × H × W: the **correlation volume** $C$ (相关体积). Its first two axes name a pixel of image 1, its last two a pixel of image 2. It is computed once, and whatever the motion, the right pair is in it. A **pyramid** of it, averaged over image 2 alone, shows the same products coarsely, so that a small window sees large motions too.
 #
-# At each of its iterations RAFT has a guess where each pixel went, and reads a small square of every level around that guess: the **look-up** (查找). Since the products are made by a matrix product and the levels by averaging, and both are linear, the same numbers can also be made at the moment they are read. That is the **on-demand** way, for images whose volume does not fit into memory.
+# At each of its iterations RAFT has a guess where each pixel went, and reads a small square **window** around that guess at every level: the **look-up** (查找). Its numbers are the input of the network that improves the guess. Products and averages are both linear, so the same numbers can also be made at the moment they are read: **on demand**, for images whose volume does not fit into memory.
 
 # %% [markdown]
 # ## Figure
@@ -44,8 +44,6 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fourfold.bilinear_sampling.sampling import _check_floating
 from fourfold.bilinear_sampling.warps import pixel_grid
@@ -55,6 +53,7 @@ from fourfold.kit.checkpoints import load_tensors
 from fourfold.kit.data import data_path
 from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, show, to_picture
 from fourfold.kit.images import credit, stereo_pair
+from fourfold.kit.notebook import shows_error
 from fourfold.raft.correlation import (
     CorrelationVolume,
     OnDemandCorrelation,
@@ -74,22 +73,24 @@ toy1, toy2 = (toy.permute(2, 0, 1)[None].float() for toy in (toy1, toy2))
 tuple(toy1.shape), tuple(toy2.shape)
 
 
-# %% tags=["figure"]
+# %%
 def draw_vectors(axes, features, title, key):
     """Write the vector of each pixel into its square."""
     _, H, W = features.shape
     draw_pixels(axes, torch.ones(H, W), number=None, limits=(0, 1))
-    for (y, x), vector in zip(
-        ((y, x) for y in range(H) for x in range(W)), features.flatten(1).T, strict=True
-    ):
-        text = "\n".join(f"{value:g}" for value in vector)
+    for n, vector in enumerate(features.flatten(1).T.int().tolist()):
+        y, x = divmod(n, W)
+        text = "\n".join(map(str, vector))
         axes.text(x, y, text, ha="center", va="center", fontsize=8, linespacing=0.95)
-        square = Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False)
-        square.set(edgecolor=COLOURS[key], linewidth=1.5)
-        axes.add_patch(square)
+        outline(axes, x - 0.46, y - 0.46, 0.92, 0.92, key)
     axes.set(title=title, xlim=(-0.55, W - 0.45), ylim=(H - 0.45, -0.55))
 
 
+def outline(axes, left, top, width, height, key):
+    axes.add_patch(Rectangle((left, top), width, height, fill=False, ec=COLOURS[key], lw=1.7))
+
+
+# %% tags=["figure"]
 def draw_toy():
     figure, axes = canvas(1, 3, 7.2, 2.5, width_ratios=[2, 3, 6])
     draw_vectors(axes[0], toy1[0], f"features F1\nwidth D = {toy1.shape[1]}", "first")
@@ -97,9 +98,7 @@ def draw_toy():
     volume = correlation(toy1, toy2)[0]
     draw_pixels(axes[2], volume.flatten(2).flatten(0, 1), limits=(-2.5, 4.5))
     axes[2].set_title(f"volume C {tuple(volume.shape)}\nas a matrix of all pairs")
-    names1, names2 = (
-        [f"{x}, {y}" for y in range(H) for x in range(W)] for H, W in ((2, 2), (2, 3))
-    )
+    names1, names2 = ([f"{x}, {y}" for y in range(2) for x in range(W)] for W in (2, 3))
     axes[2].set(yticklabels=names1, xticklabels=names2)
     axes[2].set(xlabel="pixel x, y of image 2 (px)", ylabel="pixel x, y of image 1 (px)")
     return figure
@@ -114,7 +113,7 @@ show(
 # %% [markdown]
 # Each row belongs to a pixel of image 1, each column to a pixel of image 2. Check one by hand: pixel (0, 0) of image 1 has the vector (2, 0, 0, 2), and so has pixel (1, 0) of image 2. Their inner product is $2 \cdot 2 + 2 \cdot 2 = 8$; divided by $\sqrt{D} = 2$ it is 4, the largest number of the first row.
 #
-# Now fold each row of the matrix back into the shape of image 2. That is the view to keep: **one map of image 2 for each pixel of image 1**. Below each map stands the distance of the same vectors, which the next part defines.
+# Now fold each row of the matrix back into the shape of image 2. That is the picture to remember: **one map of image 2 for each pixel of image 1**. Below each map stand the distances of the same vectors, which equation 2 will define.
 
 
 # %% tags=["figure"]
@@ -143,9 +142,9 @@ show(
 # %% [markdown]
 # The triangle marks where the pixel went. There the product is large and the distance 0. Look at pixel 1, 0: its product with the true match is as large as that with another pixel, because the other vector is longer. Products reward long vectors; distances do not.
 #
-# ### The same on a photograph
+# ### One pixel's maps, on a photograph
 #
-# The features come from the encoder of a small RAFT, trained by [lesson 7](7_learning.ipynb); what is inside it is the business of [lesson 3](3_encoders.ipynb). They stand on a grid 8 times as coarse as the photograph. Choose one pixel, on the motorcycle's front light; the dataset knows where it went.
+# The features come from the encoder of [lesson 3](3_encoders.ipynb), with the weights of RAFT-small that [lesson 7](7_learning.ipynb) trains. One of their pixels is a block of 8 × 8 pixels of the photograph. Choose one, at the motorcycle's front light; the dataset knows where it went.
 
 # %%
 pair = stereo_pair()
@@ -158,6 +157,7 @@ disparity = F.avg_pool2d(pair.disparity[..., :H, :W], 8)[0, 0] / 8
 known = F.avg_pool2d(pair.valid[..., :H, :W].float(), 8)[0, 0] == 1
 query = (66, 20)
 match = (query[0] - disparity[query[1], query[0]].item(), query[1])
+h, w = features1.shape[2:]
 tuple(features1.shape)
 
 # %%
@@ -169,50 +169,46 @@ print(*(f"level {k}: {tuple(level.shape)}" for k, level in enumerate(levels)), s
 
 
 # %% tags=["figure"]
-def photo_position(point, step=8):
-    """Where a pixel of the features lies in the photograph: the middle of its block."""
-    return [float(p) * step + (step - 1) / 2 for p in point]
-
-
-def outline(axes, left, top, width, height, colour, **options):
-    square = Rectangle((left, top), width, height, fill=False, edgecolor=COLOURS[colour], **options)
-    axes.add_patch(square)
-
-
 def draw_levels(radius=3):
-    figure, axes = canvas(2, 3, 6.6, 3.6)
-    for each, image, title in ((axes[0, 0], left, "image 1"), (axes[1, 0], right, "image 2")):
-        each.imshow(to_picture(image))
-        each.set(title=title, ylabel="y (px)")
-    axes[0, 0].plot(*photo_position(query), "o", color=COLOURS["query"], markeredgecolor="white")
-    axes[1, 0].plot(*photo_position(match), "+", color=COLOURS["second"], markersize=9)
+    figure, axes = canvas(2, 3, 7.2, 3.7)
+    grid = {"xlim": (-0.5, w - 0.5), "ylim": (h - 0.5, -0.5)}  # px of the features, on all axes
+    for each, image, title in zip(axes[:, 0], (left, right), ("image 1", "image 2"), strict=True):
+        each.imshow(to_picture(image), extent=(*grid["xlim"], *grid["ylim"]))
+        each.set(title=title, ylabel="y (px of the features)")
+    axes[0, 0].plot(*query, "o", color=COLOURS["query"], markeredgecolor="white", markersize=7)
     for k, each in enumerate(axes[:, 1:].flat):
-        one_map = levels[k][query[1] * volume.shape[2] + query[0], 0]
-        each.imshow(one_map, cmap="gray")
-        x, y = match[0] / 2**k, match[1] / 2**k
-        side = 2 * radius + 1
-        outline(each, x - side / 2, y - side / 2, side, side, "second", linewidth=1.6)
-        each.plot(x, y, "+", color=COLOURS["second"], markersize=9)
-        each.set_title(f"level k = {k} of L = {len(levels)}, {tuple(one_map.shape)}")
-    line = {"color": "white", "arrowprops": {"arrowstyle": "-", "color": "white"}, "size": 8}
-    line["bbox"] = {"facecolor": "black", "alpha": 0.7, "pad": 1.5}
-    axes[0, 1].annotate("position p", match, (match[0] - 34, 44), **line)
-    axes[0, 1].annotate("radius r", (match[0] - radius - 0.5, match[1]), (12, 8), **line)
+        one_map, side = levels[k][query[1] * w + query[0], 0], 2**k
+        rows, columns = one_map.shape
+        each.imshow(
+            one_map, cmap="gray", extent=(-0.5, side * columns - 0.5, side * rows - 0.5, -0.5)
+        )
+        for place in (each, axes[1, 0]):
+            corner = [p - side * radius - 0.5 for p in match]
+            outline(place, *corner, *2 * [side * (2 * radius + 1)], "second")
+        each.set(title=f"level k = {k} of L = {len(levels)}: {rows} × {columns}", **grid)
+    note = {"color": "white", "size": 8, "bbox": {"facecolor": "black", "alpha": 0.7, "pad": 1.5}}
+    note["arrowprops"] = {"arrowstyle": "-", "color": "white"}
+    axes[0, 1].annotate("position p", match, (18, 46), **note)
+    axes[0, 1].annotate("radius r", (match[0] - radius - 0.5, match[1]), (10, 8), **note)
+    for each in axes.flat:
+        each.label_outer(remove_inner_ticks=True)
     for each in axes[1]:
-        each.set_xlabel("x (px)" if each is axes[1, 0] else "x (px of the level)")
+        each.set_xlabel("x (px of the features)")
     return figure
 
 
 show(
     draw_levels(),
-    alt="The two photographs with the chosen pixel and its match, and the four levels of its map of "
-    "correlations, each with a square of seven pixels around the match",
+    alt="The two photographs with the chosen pixel and four nested windows around its match, and the "
+    "four levels of its map of correlations, each with its window, twice as large at each level",
     photo=True,
 )
 print(credit("motorcycle"))
 
 # %% [markdown]
-# All four maps belong to the one red pixel: light where image 2 has similar features, each map from its own smallest number (black) to its largest (white). The orange square has the same number of pixels at every level, so it covers twice as much of the photograph at each next one.
+# All four maps belong to the red pixel of image 1. They are light where image 2 has similar features, each from its own smallest number (black) to its largest (white). A pixel of level $k$ covers $2^k \times 2^k$ pixels of level 0, so the orange window, 7 pixels a side at every level, grows to twice its size at each next one.
+#
+# The windows do not quite share a middle: each next one reaches further right and down than left and up. RAFT divides a position by $2^k$ and leaves it at that, although the mean of $2^k$ pixels stands for their middle, $(2^k - 1)/2$ pixels from the first. Its weights are learned with this shift.
 
 # %% [markdown]
 # ## Formula
@@ -277,7 +273,7 @@ print(credit("motorcycle"))
 #
 # Letters of shapes: $B$ pairs of images, $H_1$ and $W_1$ the size of image 1's features, $H_2$ and $W_2$ of image 2's, $S = 2r + 1$ the side of a window.
 #
-# > **Where the paper needs a second look.** Its section 3.1 says that the flow maps each pixel of $I_2$ to its place in $I_2$. Read $I_1$ for the first: the author confirms the slip ([princeton-vl/RAFT#189](https://github.com/princeton-vl/RAFT/issues/189)). The flow stands on the pixels of image 1 and points into image 2, which is also why the first two axes of the volume keep their size.
+# > **Where the paper needs a second look.** A sentence of its section 3 lets the flow map each pixel of $I_2$ to its place in $I_2$. Read $I_1$ for the first: an author confirms the slip ([princeton-vl/RAFT#189](https://github.com/princeton-vl/RAFT/issues/189)). The flow stands on the pixels of image 1 and points into image 2, which is also why the first two axes of the volume keep their size.
 
 # %% [markdown]
 # ## Code
@@ -309,7 +305,7 @@ by_hand.shape
 # %% [markdown]
 # ### One matrix product
 #
-# The loops forget that pixels of image 1 are the rows of one matrix and pixels of image 2 the columns of another. Flatten each image into a line of pixels, and all pairs are one matrix product, which a processor does at its full speed; then give the pixels their two axes back.
+# Flatten each image into a line of pixels. The vectors of image 1 are now the rows of one matrix, those of image 2 the columns of another, and all pairs are one matrix product, which a processor computes at its full speed. Then give the pixels their two axes back.
 #
 # First, what every function of this lesson asks of its arguments. Vectors in half precision become float32: a sum of many products needs the digits, and the release does the same.
 
@@ -377,7 +373,10 @@ assert all_pairs.shape == (2, 3, 4, 2, 6), "the axes are (B, H1, W1, H2, W2)"
 for b in range(2):
     expected = correlation_loop(some1[b], some2[b])
     # Sums of five products of order 1: rounding of float32 stays below 1e-5.
-    assert torch.allclose(all_pairs[b], expected, atol=1e-5), f"pair {b} differs from the loops"
+    assert torch.allclose(all_pairs[b], expected, atol=1e-5), f"pair {b} differs from equation 1"
+assert correlation(some1.half(), some2.half()).dtype == torch.float32, "half precision stays half"
+with shows_error(ValueError):  # `_check_features` says what does not fit
+    correlation(some1, some2[:1])
 
 # %% [markdown]
 # ### Why √D
@@ -407,8 +406,8 @@ def cost_volume(
     """Measure the distance of the features of all pairs of pixels (equation 2 of the lesson).
 
     Arguments and axes as in `correlation`, errors too. RAFT does not use it; it is what RAFT's
-    volume replaces. The distances come out of equation 3, so that one of equal vectors may be, in
-    float32, a thousandth of their length in place of 0.
+    volume replaces. Of many vectors, PyTorch computes the distances by equation 3: in float32 that
+    of two equal vectors may come out as a thousandth of their length in place of 0.
     """
     _check_features(features1, features2)
     first, second = (_at_least_float32(f).flatten(2).mT for f in (features1, features2))
@@ -423,7 +422,7 @@ print("V of pixel 1, 0:", [[f"{cost:.2f}" for cost in row] for row in costs[0, 0
 assert costs[0, 0, 1, 0, 2] == 0, "its match has distance 0"
 
 # %% [markdown]
-# The tie of the toy again: two products are equal, and only one of their pixels has the distance 0. Equation 3 takes one volume to the other:
+# The tie of the toy again: two products are equal, and only one of the two pixels has distance 0. Equation 3 turns products into distances:
 
 
 # %%
@@ -493,11 +492,14 @@ def pyramid(maps: Float[Tensor, "N C H W"], levels: int) -> list[Tensor]:
 odd = torch.randn(3, 1, 17, 23)
 halves = pyramid(odd, 4)
 sizes = [tuple(level.shape[2:]) for level in halves]
+assert len(sizes) == 4, "there are L levels, the maps themselves included"
 assert sizes == [(17, 23), (8, 11), (4, 5), (2, 2)], "sizes are halved and rounded down"
 assert halves[0] is odd or torch.equal(halves[0], odd), "level 0 is the maps themselves"
 for fine, coarse in pairwise(halves):
     # Means of four numbers of order 1, to a few roundings of float32.
     assert torch.allclose(coarse[:, 0], next_level_loop(fine[:, 0]), atol=1e-6), "not the mean"
+with shows_error(ValueError):  # `_check_levels` says how many there can be
+    pyramid(odd, 6)
 
 # %% [markdown]
 # On the volume of the motorcycle the axes of image 1 stay whole:
@@ -522,7 +524,7 @@ for name, r in (("RAFT", 4), ("RAFT-small", 3)):
     )
 
 # %% [markdown]
-# The finest level tells motions of a few pixels apart, the coarsest sees a pixel that went across half of the picture. All of it costs a few hundred numbers for each pixel, wherever it went.
+# The finest level tells motions of a few pixels apart; the coarsest still sees a pixel that moved as far as the last number says. All of it costs a few hundred numbers for each pixel, wherever the pixel went.
 #
 # ### From windows to channels
 #
@@ -562,47 +564,51 @@ def as_channels(windows: list[Float[Tensor, "B H W _ _"]]) -> Float[Tensor, "B C
 numbered = torch.arange(2 * 3 * 4 * 25.0).view(2, 3, 4, 5, 5)
 channels = as_channels([numbered, -numbered])
 assert channels.shape == (2, 50, 3, 4), "the shape is (B, L·S², H, W)"
+assert torch.equal(channels[:, 25:], -channels[:, :25]), "level 1 follows after all of level 0"
 for a, b in ((0, 0), (0, 4), (4, 0), (1, 3)):
     at = channels[:, a * 5 + b]
     assert torch.equal(at, numbered[..., b, a]), f"channel {a * 5 + b} is column {a}, row {b}"
-assert torch.equal(channels[:, 25:], -channels[:, :25]), "level 1 follows after all of level 0"
 
 # %% [markdown]
-# > **The well-known transposition.** A picture in memory runs along its rows, so most people number a window row by row: x fast, y slow. RAFT's release builds its offsets with `meshgrid(dy, dx)` and adds them to positions in the order (x, y), so the offset that runs slowly lands on x. Readers report it as a bug ([princeton-vl/RAFT#192](https://github.com/princeton-vl/RAFT/issues/192)), and conclude that it has no effect. That is half true. A network that is **trained** with either order learns that order. Published **weights** know one order, and read in the other they see every window mirrored along its diagonal: a pixel that went right looks like one that went down. Shapes agree, nothing complains, and the flow is wrong. The released CUDA code and torchvision keep the order of the weights, and so do we.
+# > **The well-known transposition.** A picture in memory runs along its rows, so most people number a window row by row: x fast, y slow. RAFT's release builds its offsets with `meshgrid(dy, dx)` and adds them to positions in the order (x, y), so the offset that runs slowly lands on x. Readers take it for a mistake, and one that does not matter ([princeton-vl/RAFT#192](https://github.com/princeton-vl/RAFT/issues/192)). That is half true. A network that is **trained** with either order learns that order. Published **weights** know one order, and given the other they see every window mirrored along its diagonal: a pixel that went right looks like one that went down. All shapes agree, no error is raised, and the flow is wrong. The released CUDA code and torchvision keep the order of the weights, and so do we.
 #
-# Which number each place has is read off the function itself: give it windows that hold their own places, and see which channel each lands in.
+# To see the number of each place, give the function a window of places and find the channel that each lands in. The release's offsets, x first, visit them in the same order.
 
 # %%
 S = 5
 places = torch.arange(S * S).float()  # row by row
 raft_order = as_channels([places.view(1, 1, 1, S, S)]).flatten().argsort().view(S, S)
 row_order = places.view(S, S)
-print(raft_order)
+offsets = torch.stack(torch.meshgrid(*2 * [torch.arange(S) - S // 2], indexing="ij"), dim=-1)
+dx, dy = offsets.flatten(0, 1).unbind(dim=1)
+assert raft_order[dy + S // 2, dx + S // 2].tolist() == list(range(S * S))
 
 
 # %% tags=["figure"]
 def draw_orders():
-    figure, axes = canvas(1, 3, 7.4, 2.9)
+    figure, axes = canvas(1, 3, 6.9, 2.7)
     radius = S // 2
-    offsets = range(-radius, radius + 1)
     diamond = pixel_grid(S, S).sub(radius).abs().sum(dim=-1) <= radius
+    paper = f"the paper's words: a diamond\n{diamond.sum()} of {S * S} places"
     panels = (
-        (raft_order, "channels Y: number c of each\nRAFT: columns slow, rows fast"),
-        (row_order, "row by row\nwrong for RAFT's weights"),
-        (diamond.float(), f"the paper's words: a diamond\n{diamond.sum()} of {S * S} places"),
+        ("channels Y: number c of each\nRAFT: columns slow, rows fast", raft_order, "{:.0f}"),
+        ("row by row\nwrong for RAFT's weights", row_order, "{:.0f}"),
+        (paper, diamond.float() * 24, None),
     )
-    for each, (values, title) in zip(axes, panels, strict=True):
-        number = "{:.0f}" if values is not panels[2][0] else None
-        limits = (-16, 26) if number else (-0.6, 1.2)
-        draw_pixels(each, values, number=number, limits=limits, fontsize=8)
-        each.set(title=title, xticklabels=offsets, yticklabels=offsets)
-        each.set(xlabel="column a, as offset a − r (px)", ylabel="")
+    for each, (title, values, number) in zip(axes, panels, strict=True):
+        draw_pixels(each, values, number=number, limits=(-16, 30), fontsize=8)
+        ticks = range(-radius, radius + 1)
+        each.set(title=title, xticklabels=ticks, yticklabels=ticks, ylabel="")
+        each.set_xlabel("column a, as offset a − r (px)")
     axes[0].set_ylabel("row b, as offset b − r (px)")
-    for each, order, key in ((axes[0], raft_order, "good"), (axes[1], row_order, "bad")):
-        route = sorted((int(order[y, x]), x, y) for y in range(S) for x in range(S))
-        each.plot(
-            [x for _, x, _ in route], [y for *_, y in route], color=COLOURS[key], lw=1, alpha=0.7
+    for n in range(S):
+        down, right = (
+            ((n + 0.36, -0.35), (n + 0.36, S - 0.65)),
+            ((-0.35, n + 0.34), (S - 0.65, n + 0.34)),
         )
+        for each, (start, end), key in ((axes[0], down, "good"), (axes[1], right, "bad")):
+            style = {"arrowstyle": "->", "color": COLOURS[key], "lw": 1.3}
+            each.annotate("", end, start, arrowprops=style)
     return figure
 
 
@@ -613,9 +619,9 @@ show(
 )
 
 # %% [markdown]
-# The line follows the channels in their order: down the columns in RAFT, along the rows in the natural order. The two agree on the diagonal alone.
+# Follow the arrows: RAFT's channels run down the columns, the natural order runs along the rows. The two agree on the diagonal alone.
 #
-# What goes wrong is measured in one stroke. The channels meet one layer, the first convolution of the motion encoder ([lesson 5](5_update.ipynb)). To read windows row by row is the same as to shuffle the inputs of that layer, so shuffle its trained weights, and estimate the flow of the motorcycle at a quarter of its size:
+# How wrong is the flow, then? The channels enter one layer, the first convolution of the motion encoder ([lesson 5](5_update.ipynb)). To read windows row by row is to shuffle the inputs of that layer. So shuffle its trained weights, and estimate the flow of the motorcycle at a quarter of its size:
 
 # %%
 small_pair = stereo_pair(shrink=4)
@@ -644,14 +650,14 @@ for name, error in errors.items():
 assert errors["row by row"] > 2 * errors["RAFT's order"]
 
 # %% [markdown]
-# > **Where the code leaves the paper.** The paper takes the offsets of a window from an L1 ball, a diamond; the formula in the notes says the same. The released code reads the full square, the ball of the maximum norm. The author calls the paper's norm a typing error and the code right ([princeton-vl/RAFT#122](https://github.com/princeton-vl/RAFT/issues/122)). The channel counts of the published weights, $L\,(2r+1)^2$, leave no doubt: they are counts of squares.
+# > **Where the code leaves the paper.** The paper takes the offsets of a window from an L1 ball, $\lVert \Delta \rVert_1 \le r$, a diamond; so do the notes from which this course grew. The released code reads the full square, $\lVert \Delta \rVert_\infty \le r$. An author calls the paper's norm a typing error and the code right ([princeton-vl/RAFT#122](https://github.com/princeton-vl/RAFT/issues/122)). The published weights agree: they take $L\,(2r+1)^2$ channels, a count of squares.
 
 # %% [markdown]
 # ### All pairs, held
 #
 # Now the class that RAFT uses: it multiplies and averages once, and each call reads windows.
 #
-# This is what is new against earlier networks. They build a small cost volume at each step: image 2's features are warped by the current flow, and each pixel is compared with its near neighbours. A warp by a wrong flow loses what it covers, and each step pays for its volume again. RAFT warps nothing. The volume stays as it is, and only the place where it is read moves.
+# Earlier networks warp image 2's features by the current flow at each step and compare each pixel with its near neighbours, in a small cost volume that each step builds anew. Where the flow is wrong, the warp brings the wrong features near. RAFT warps nothing, and that is new: the volume stays as it is, and only the place where it is read moves.
 
 
 # %% tags=["promote"]
@@ -720,6 +726,40 @@ for y in range(4):
         assert torch.allclose(looked_up[0, :, y, x], expected, atol=1e-5), f"pixel {x}, {y} differs"
 
 # %% [markdown]
+# Back to the red pixel. A look-up at its true match fills its channels with the four orange windows of the main figure:
+
+# %%
+look_up = CorrelationVolume(features1, features2, levels=4, radius=3)
+guess = pixel_grid(h, w).permute(2, 0, 1)[None].clone()
+guess[0, :, query[1], query[0]] = torch.tensor(match)
+pixel_channels = look_up(guess)[0, :, query[1], query[0]]
+
+
+# %% tags=["figure"]
+def draw_windows(side=7):
+    figure, axes = canvas(1, 4, 6.8, 2.15)
+    for k, (each, window) in enumerate(zip(axes, pixel_channels.view(4, side, side), strict=True)):
+        darkest, lightest = window.min().item(), window.max().item()
+        draw_pixels(each, window.T, number=None, limits=(2 * darkest - lightest, lightest))
+        for c in range(side**2):
+            each.text(*divmod(c, side), k * side**2 + c, ha="center", va="center", size=6.8)
+        ticks = range(-(side // 2), side // 2 + 1)
+        each.set(title=f"level k = {k}", xticklabels=ticks, yticklabels=ticks)
+        each.set(xlabel="offset a − r (px)", ylabel="")
+    axes[0].set_ylabel("offset b − r (px)")
+    return figure
+
+
+show(
+    draw_windows(),
+    alt="Four windows of seven by seven squares of grey, one for each level, with the numbers of "
+    f"their channels, 0 to {len(pixel_channels) - 1}, running down the columns",
+)
+
+# %% [markdown]
+# These are all channels of one pixel: the lighter a place, the larger its correlation, and the number in it is the channel $c$ of equation 6. Channel 24 is the middle of level 0, channel 25 the place one pixel below it, and channel 31 the place one pixel to its right.
+
+# %% [markdown]
 # ### How much memory
 #
 # The features of a photograph of 440 × 1024 pixels have 55 × 128 vectors. All pairs of them, in float32, and the levels above:
@@ -761,7 +801,7 @@ with torch.no_grad():
 # %% [markdown]
 # So keep the features, $D$ numbers for each pixel and level, and make products where a window is read. Pixel by pixel that would be slow: each window would copy its own piece of features, and neighbours, which mostly move alike, would copy nearly the same piece again. Instead cut image 1 into **tiles** of neighbours. The windows of a tile overlap; one rectangle of image 2 holds them all, and one small matrix product makes its correlations with every pixel of the tile. Then the windows are read as always.
 #
-# The care is in the rectangle (equation 8). It must hold every pixel that some window needs, and no window may reach over its edge unless it reaches over the edge of the map there, for beyond the edge all counts as 0. A window that does not touch the map at all needs nothing: it must not stretch the rectangle, however far away it is, and the same holds for a position that is not a number (NaN). If no window of a tile touches the map, any pixel will do as its rectangle, since nobody reads it.
+# The rectangle (equation 8) must hold every pixel of the map that some window reads; what lies outside the map counts as 0 and needs no pixel. A window that does not touch the map needs nothing and must not stretch the rectangle, however far away it is. The same holds for a position that is not a number (NaN). If no window of a tile touches the map, any one pixel will do as its rectangle.
 
 
 # %% tags=["promote", "exercise"]
@@ -933,7 +973,7 @@ for reach in (1, 30):
         assert (held - made).abs().max() <= 1e-9 * held.abs().max(), f"the gradient to {name}"
 
 # %% [markdown]
-# That was not always so: the released on-demand code is a CUDA extension that for years had no backward pass. A reader trained with it and got blurred flow; the author answered that it serves inference only ([princeton-vl/RAFT#92](https://github.com/princeton-vl/RAFT/issues/92)). A backward pass came in 2024. It would save little in training anyway, says the author, since the states kept for the GRU's gradient take most of the memory ([princeton-vl/RAFT#26](https://github.com/princeton-vl/RAFT/issues/26)).
+# Gradients cannot be taken for granted here: the released on-demand code is a CUDA extension that for years had no working backward pass. A reader trained with it and got blurred flow; an author answered that it serves inference only ([princeton-vl/RAFT#92](https://github.com/princeton-vl/RAFT/issues/92)). A backward pass came in 2024 ([#186](https://github.com/princeton-vl/RAFT/pull/186)). In training it would save little anyway, says the author: most of the memory goes to what the recurrent network of lesson 5 keeps for its gradient ([princeton-vl/RAFT#26](https://github.com/princeton-vl/RAFT/issues/26)).
 
 # %% [markdown]
 # ## On real input
@@ -966,14 +1006,16 @@ for name, features in (("trained features", features2), ("blocks of grey", block
 
 # %% tags=["figure"]
 def draw_both():
-    figure, axes = canvas(2, 2, 5.8, 4.0)
+    figure, axes = canvas(2, 2, 5.4, 3.4, sharex=True, sharey=True)
     for row, (name, both) in zip(axes, volumes.items(), strict=True):
         for each, values, title in zip(row, both, ("volume C", "cost V"), strict=True):
             picture = each.imshow(values[0, query[1], query[0]], cmap="gray")
             each.plot(*match, "+", color=COLOURS["second"], markersize=10)
-            each.set(title=f"{title}, {name}", xlabel="x (px of the features)")
-            figure.colorbar(picture, ax=each, shrink=0.8)
+            each.set(title=f"{title}, {name}")
+            figure.colorbar(picture, ax=each, shrink=0.8).ax.tick_params(labelsize=8)
         row[0].set_ylabel("y (px of the features)")
+    for each in axes[1]:
+        each.set_xlabel("x (px of the features)")
     return figure
 
 
@@ -985,7 +1027,7 @@ show(
 )
 
 # %% [markdown]
-# The bar beside each map gives its scale. For blocks of grey the second map is the first one turned upside down, as equation 3 says of vectors of one length: what is lightest on the left is darkest on the right. The trained features have many lengths, and the two maps differ by more than their sign. How often does the best pixel of each map lie at the true match?
+# The bar beside each map gives its scale, and the cross marks the true match. For blocks of grey, what is lightest on the left is darkest on the right: their vectors have one length, and equation 3 makes the distance fall where the product rises. The trained features have many lengths, and the two maps rank the pixels differently. How often does the best pixel of each map lie at the true match?
 
 # %%
 y1, x1 = known.nonzero().unbind(1)
@@ -1004,53 +1046,65 @@ for name, (products, distances) in volumes.items():
     print(f"{name:>16}: largest product {found[0]:.0%} right, smallest distance {found[1]:.0%}")
 
 # %% [markdown]
-# RAFT does not take the largest product. It hands the whole window to a network, trained together with the features, and that network reads a correlation as one piece of evidence among a few hundred. So features that do badly at this test can do well in RAFT, and the reverse; the test says what the volume alone knows.
+# RAFT does not take the largest product. It hands the whole window to a network, trained together with the features, and that network reads each correlation as one piece of evidence among a few hundred. So features that do badly in this test can do well in RAFT: the test says what one number of the volume knows by itself.
 #
 # ### Tiles and rectangles
 #
-# The trained model estimates the flow of the motorcycle, and at each iteration looks up where its guess points. Three tiles, and what they need of image 2 at level 0:
+# The trained model estimates the flow of the motorcycle; the positions are where its last look-ups point. Of all tiles at level 0, take those with the middle and with the largest rectangle:
 
 # %%
 flow = model.estimate(left, right, 12).coarse[0]
-h, w = flow.shape[1:]
 positions = pixel_grid(h, w).permute(2, 0, 1) + flow
-tile_corners = ((16, 8), (40, 40), (64, 16))
+
+
+def rectangle_of(corner, side=8):
+    """The positions of one tile at level 0, and their rectangle."""
+    x, y = corner
+    centres = positions[:, y : y + side, x : x + side].flatten(1).T
+    return centres, rectangles(centres[None], h, w, radius=3)[0]
+
+
+def area(corner):
+    left, top, right, bottom = rectangle_of(corner)[1]
+    return (right - left) * (bottom - top)
+
+
+corners = sorted(((x, y) for y in range(8, h - 15, 8) for x in range(8, w - 23, 8)), key=area)
+tile_corners = corners[len(corners) // 2], corners[-1]
 
 
 # %% tags=["figure"]
-def draw_tiles(radius=3, side=8):
-    figure, axes = canvas(1, 2, 7.0, 2.7, sharey=True)
+def draw_tiles(side=8):
+    figure, axes = canvas(1, 2, 6.8, 2.6, sharey=True)
+    note = {"color": "white", "size": 8, "bbox": {"facecolor": "black", "alpha": 0.7, "pad": 1.5}}
     for each, image, title in zip(axes, (left, right), ("image 1", "image 2"), strict=True):
         each.imshow(to_picture(image), alpha=0.75)
         each.set(title=title, xlabel="x (px)")
     axes[0].set_ylabel("y (px)")
-    for x, y in tile_corners:
-        centres = positions[:, y : y + side, x : x + side].flatten(1).T
-        ((x0, y0, x1, y1),) = rectangles(centres[None], h, w, radius)
-        outline(axes[0], 8 * x, 8 * y, 8 * side, 8 * side, "first", linewidth=2)
-        outline(axes[1], 8 * x0, 8 * y0, 8 * (x1 - x0), 8 * (y1 - y0), "second", linewidth=2)
+    for (x, y), gap in zip(tile_corners, (-8, 30), strict=True):
+        centres, (x0, y0, x1, y1) = rectangle_of((x, y))
+        outline(axes[0], 8 * x, 8 * y, 8 * side, 8 * side, "first")
+        outline(axes[1], 8 * x0, 8 * y0, 8 * (x1 - x0), 8 * (y1 - y0), "second")
         axes[1].plot(*(8 * centres.T + 3.5), ".", color=COLOURS["query"], markersize=1.5)
-        note = {"color": "white", "size": 8, "ha": "left", "va": "bottom"}
-        note["bbox"] = {"facecolor": "black", "alpha": 0.7, "pad": 1.5}
-        axes[0].text(8 * x, 8 * y - 6, f"tile T {side} × {side}", **note)
-        axes[1].text(8 * x0, 8 * y0 - 6, f"rectangle R {x1 - x0} × {y1 - y0}", **note)
+        top, bottom = (8 * y, 8 * y0) if gap < 0 else (8 * (y + side), 8 * y1)
+        axes[0].text(8 * x, top + gap, f"tile T {side} × {side}", **note)
+        axes[1].text(8 * x0, bottom + gap, f"rectangle R {x1 - x0} × {y1 - y0}", **note)
     axes[1].text(0.02, 0.03, "features of level 0", transform=axes[1].transAxes, **note)
     return figure
 
 
 show(
     draw_tiles(),
-    alt="Three squares of 64 pixels on the left photograph, and on the right photograph the "
-    "rectangle around the positions of each, a few pixels larger",
+    alt="Two squares of 64 pixels on the left photograph, and on the right photograph the "
+    "rectangle around the positions of each, one of them larger than the other",
     photo=True,
 )
 
 # %% [markdown]
-# Each dot is the position of one pixel of the tile; the rectangle lies a radius and a pixel around the outermost of them. Where the flow is smooth it is little larger than the tile with its margin, where the flow breaks it is larger.
+# Each dot is the position of one pixel of the tile, in pixels of the photograph; rectangles are counted in pixels of the features. Where the flow is smooth, the rectangle is the tile with a margin of a radius and a pixel. Where the flow jumps, at the edge of a thing, the dots fly apart and the rectangle grows.
 
 # %%
-held = CorrelationVolume(features1, features2, levels=4, radius=3)
-made = OnDemandCorrelation(features1, features2, levels=4, radius=3)
+held, made = (how(features1, features2, 4, 3) for how in (CorrelationVolume, OnDemandCorrelation))
 with torch.no_grad():
     channels, channels_made = held(positions[None]), made(positions[None])
 difference = (channels - channels_made).abs().max() / channels.abs().max()
@@ -1060,28 +1114,7 @@ assert difference < 1e-5  # float32, sums of 128 products in another order
 # %% [markdown]
 # ### Memory, measured
 #
-# What a look-up holds is the size of its tensors. What it makes on the way is caught by a small listener: PyTorch tells a `TorchDispatchMode` of every operation, and the listener keeps the size of the largest new tensor. A view, which shares the memory of an argument, is not new.
-
-
-# %%
-class LargestTensor(TorchDispatchMode):
-    """Remember the bytes of the largest tensor that any operation makes inside the block."""
-
-    nbytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        known = {self._memory(value).data_ptr() for value in self._tensors(args)}
-        for value in self._tensors(result):
-            if self._memory(value).data_ptr() not in known:
-                self.nbytes = max(self.nbytes, self._memory(value).nbytes())
-        return result
-
-    def _tensors(self, values):
-        return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
-
-    def _memory(self, value):
-        return value.untyped_storage()
+# What each way holds between look-ups is the size of its tensors; on demand, a call adds the products of one tile at a time. Time is the fastest of a few turns, since another program can only slow a turn down.
 
 
 # %%
@@ -1093,8 +1126,7 @@ def example(height, width):
     return *torch.randn(2, 1, 128, h, w), pixel_grid(h, w).permute(2, 0, 1) + flow
 
 
-def seconds_of(call, turns=3):
-    """The fastest of a few turns: another program can only slow a turn down."""
+def seconds_of(call, turns=2):
     times = []
     for _ in range(turns):
         start = time.perf_counter()
@@ -1106,62 +1138,30 @@ def seconds_of(call, turns=3):
 # %%
 @torch.no_grad()
 def cost_of(how, height, width):
-    """Megabytes held and of the largest new tensor in a look-up; seconds to build and look up."""
+    """Megabytes held, seconds to build, seconds of one look-up."""
     *features, places = example(height, width)
+    building = seconds_of(lambda: how(*features, radius=3))
     look_up = how(*features, radius=3)
-    with LargestTensor() as largest:
-        look_up(places)
     kept = look_up.levels + ([look_up.features1] if how is OnDemandCorrelation else [])
-    megabytes = sum(level.nbytes for level in kept) / 1e6, largest.nbytes / 1e6
-    del look_up, kept  # one volume at a time
-    building = seconds_of(lambda: how(*features, radius=3), turns=2)
-    look_up = how(*features, radius=3)
-    return *megabytes, building, seconds_of(lambda: look_up(places), turns=1)
+    megabytes = sum(level.nbytes for level in kept) / 1e6
+    return megabytes, building, seconds_of(lambda: look_up(places))
 
 
 # %%
 sizes = ((128, 256), (256, 512), (440, 1024), (1080, 1920))
-measured = {"all pairs": [], "on demand": []}
-for height, width in sizes:
-    if height < 1000:  # the volume of the last size is what we want to do without
-        measured["all pairs"].append(cost_of(CorrelationVolume, height, width))
-    measured["on demand"].append(cost_of(OnDemandCorrelation, height, width))
-print("                           held, largest new     build  one look-up")
+measured = {
+    # The volume of the last size is what we want to do without.
+    "all pairs": [cost_of(CorrelationVolume, *size) for size in sizes[:3]],
+    "on demand": [cost_of(OnDemandCorrelation, *size) for size in sizes],
+}
 for name, rows in measured.items():
-    for (height, width), row in zip(sizes, rows, strict=False):
-        print(
-            f"{name} {height:4d} × {width}".ljust(24),
-            "{:8.1f} {:6.1f} MB {:8.3f} {:6.3f} s".format(*row),
-        )
+    for (height, width), (held_mb, build, call) in zip(sizes, rows, strict=False):
+        size = f"{name}, {height:4d} × {width:4d} px"
+        print(f"{size}: {held_mb:6.1f} MB, built in {build:.3f} s, one look-up {call:.3f} s")
 
-
-# %% tags=["figure"]
-def draw_costs():
-    figure, (memory, seconds) = canvas(1, 2, 7.2, 2.9)
-    pixels = [h * w / 1e6 for h, w in sizes]
-    counted = [sum(volume_bytes(h, w)) / 1e6 for h, w in sizes]
-    memory.plot(pixels, counted, "--", color=COLOURS["muted"], label="all pairs, counted")
-    for (name, rows), key, marker in zip(
-        measured.items(), ("first", "second"), ("o", "s"), strict=True
-    ):
-        style = {"color": COLOURS[key], "marker": marker}
-        memory.plot(pixels[: len(rows)], [r[0] + r[1] for r in rows], **style, label=name)
-        twelve = [r[2] + 12 * r[3] for r in rows]
-        seconds.plot(pixels[: len(rows)], twelve, **style, label=name)
-    for each, unit in ((memory, "memory (MB)"), (seconds, "build and 12 look-ups (s)")):
-        each.set(xscale="log", yscale="log", xlabel="size of a photo (megapixels)", ylabel=unit)
-        each.legend(frameon=False)
-    return figure
-
-
-show(
-    draw_costs(),
-    alt="Memory and time of both ways against the size of the photograph, on logarithmic axes: the "
-    "memory of all pairs rises twice as steeply as that on demand",
-)
 
 # %% [markdown]
-# Memory is what a look-up holds and its largest new tensor. On axes with logarithms a power is a straight line, and its steepness is the power: memory of all pairs grows with the square of the pixels, memory on demand with the pixels themselves. On demand takes longer for a small photograph, where each look-up makes its products anew; the volume's time grows with the square too, so the gap closes. In RAFT the convolutions of the update, the same for both, come on top. The released CUDA version takes two to three times as long as all pairs by its author's word ([#39](https://github.com/princeton-vl/RAFT/issues/39)), who expects that better code would close that gap.
+# The second size has four times the pixels of the first. With all pairs, memory grows by the square of that; on demand, it grows by four. On demand pays with time, since each look-up makes its products anew. But the time to build the volume also grows with the square of the pixels, so the two ways come closer for large photographs; and the convolutions of the update, the same for both, come on top. Of the released CUDA version its author says that it takes two to three times as long as all pairs, and that more optimization should make it much faster ([#39](https://github.com/princeton-vl/RAFT/issues/39)).
 
 # %% [markdown]
 # ## Exercises
@@ -1175,13 +1175,13 @@ show(
 #
 # <details><summary>Hint for <code>correlation</code></summary>
 #
-# `flatten(2)` turns (B, D, H, W) into (B, D, H·W), `.mT` exchanges the last two axes, `@` multiplies batches of matrices. `unflatten(1, (H1, W1))` gives an axis its two sizes back. Or write it as one `torch.einsum`.
+# `flatten(2)` turns (B, D, H, W) into (B, D, H·W), `.mT` exchanges the last two axes, `@` multiplies batches of matrices. `unflatten(1, (H1, W1))` gives an axis its two sizes back. Or write it as one `torch.einsum`. The helpers in the cell above see to bad arguments and half precision.
 #
 # </details>
 #
 # <details><summary>Hint for <code>pyramid</code></summary>
 #
-# Keep a list that begins with the maps, and append `F.avg_pool2d(last, 2)` until it has `levels` entries. `_check_levels` stands above it.
+# Keep a list that begins with the maps, and append `F.avg_pool2d(last, 2)` until it has `levels` entries. `_check_levels`, in the cell above, sees to bad arguments.
 #
 # </details>
 #
@@ -1197,7 +1197,7 @@ show(
 #
 # </details>
 #
-# **Predict.** A pixel moves 100 pixels to the right and the first guess is no motion. Which levels of RAFT-small ($r = 3$) show it a window that contains the true match? And after an iteration that found 60 of the 100?
+# **Predict.** A pixel moves 100 pixels to the right and the first guess is no motion. On which levels of RAFT-small ($r = 3$) is the match at most $r$ pixels of the level away from the middle of the window? And after an iteration that found 60 of the 100?
 #
 # <details><summary>Hint</summary>
 #
@@ -1216,7 +1216,7 @@ show(
 for motion in (100, 40):
     lengths = [motion / (8 * 2**k) for k in range(4)]
     seen = [k for k, length in enumerate(lengths) if length <= 3]
-    print(f"{motion:3d} px are {lengths} px at the levels; inside the window at levels {seen}")
+    print(f"{motion:3d} px are {lengths} px at the levels; within the radius at levels {seen}")
 
 # %% [markdown]
 # **Find the bug.** A colleague writes the look-up from scratch. It gives the right shape, equals the library on the first test, and even trains. With published weights it fails. What is wrong, and which input shows it?
@@ -1296,7 +1296,7 @@ with torch.no_grad():
 #
 # ### The wrong axes are averaged
 #
-# To average image 1's axes as well seems natural, as it is how image pyramids are made. Then level $k$ has one window for each $2^k \times 2^k$ pixels of image 1, and small things that move by themselves share the answer of what surrounds them. The released on-demand code once drew the question whether image 1's features should be averaged too; the author points to the paper: image 2's alone ([princeton-vl/RAFT#42](https://github.com/princeton-vl/RAFT/issues/42)). The shapes show the difference:
+# To average image 1's axes as well seems natural, as it is how image pyramids are made. Then level $k$ has one window for each $2^k \times 2^k$ pixels of image 1, and small things that move by themselves share the answer of what surrounds them. Readers of the released on-demand code have asked whether image 1's features should be averaged too; an author answers that the paper averages image 2's alone ([princeton-vl/RAFT#42](https://github.com/princeton-vl/RAFT/issues/42)). The shapes show the difference:
 
 # %% tags=["nbval-check-output"]
 small_volume = volume[:, :8, :8]
@@ -1308,7 +1308,7 @@ print("both images averaged:", tuple(wrong_axes.shape))
 # %% [markdown]
 # ### A pixel that is lost
 #
-# Outside image 2 everything is 0. A position that left the image by more than the radius reads a window of zeros at level 0, and no slope leads back. The coarser levels still see the image; further out they are 0, too.
+# Outside image 2 everything is 0. A position that left the image by more than the radius reads a window of zeros at level 0, and nothing in it says which way leads back. The coarser levels still see the image; further out they are 0, too.
 
 # %%
 lost = positions[None].clone()
@@ -1336,8 +1336,6 @@ with torch.no_grad():
 # ### What the code says to bad input
 
 # %%
-from fourfold.kit.notebook import shows_error
-
 with shows_error(ValueError):
     correlation(torch.zeros(1, 128, 8, 8), torch.zeros(1, 256, 8, 8))
 with shows_error(ValueError):
@@ -1356,4 +1354,4 @@ with shows_error(TypeError):
 # - A look-up reads $(2r+1)^2$ places at each of $L$ levels, 0 outside; in the channels the column is slow and the row is fast, and weights depend on it.
 # - Averaging and product change places: features in place of the volume give the same numbers and gradients, in memory that grows with the pixels in place of their square.
 #
-# The line goes on in [lesson 5](5_update.ipynb), where a GRU reads these channels and says how the flow should change.
+# The line goes on in [lesson 5](5_update.ipynb), where a recurrent network reads these channels and says how the flow should change.
