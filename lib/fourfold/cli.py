@@ -428,7 +428,7 @@ def flow(
 ) -> None:
     """Estimate the motion between two images of your own, and draw it.
 
-    The course's weights know motions up to some 24 pixels; --height makes longer ones short.
+    The course's weights learned motions of up to 36 pixels; --height makes longer ones short.
     """
     import time
 

@@ -16,6 +16,7 @@ from fourfold.raft.encoders import freeze_batch_norm
 from fourfold.raft.learning import (
     COURSE,
     HELD_OUT_PHOTOGRAPHS,
+    LONG,
     MIXED,
     QUICK,
     STANDARD,
@@ -39,7 +40,7 @@ from fourfold.raft.learning import (
     stretch_sparse,
     train_raft,
 )
-from fourfold.raft.raft import RAFT, Flow
+from fourfold.raft.raft import RAFT, Flow, load_raft
 
 PHOTOGRAPHS = load_photographs(("chelsea", "brick", "coins"))
 
@@ -330,10 +331,15 @@ def test_recipes_hold_the_numbers_of_the_release():
 
 
 def test_the_course_s_recipe_is_that_of_its_weights():
-    assert (COURSE.variant, COURSE.levels, COURSE.crop) == ("small", 3, (96, 96))
+    # Two levels: on a third, of 3 × 3, a window of 7 × 7 always hangs over the border.
+    assert (COURSE.variant, COURSE.levels, COURSE.crop) == ("small", 2, (96, 96))
+    assert load_raft().levels == COURSE.levels
     assert (COURSE.batch, COURSE.iterations, COURSE.learning_rate) == (6, 5, 8e-4)
     assert (COURSE.weight_decay, COURSE.gamma, COURSE.overrun) == (1e-5, 0.8, 0)
     assert not COURSE.masked and not COURSE.freeze and COURSE.augment
+    assert (LONG.crop, LONG.batch, LONG.reach) == ((192, 192), 2, 36.0)
+    # What a stage takes over must fit: the model, not the pairs.
+    assert (LONG.variant, LONG.levels) == (COURSE.variant, COURSE.levels)
 
 
 TINY = QUICK._replace(crop=(32, 32), levels=2, batch=1, iterations=1, steps=3)
@@ -361,7 +367,8 @@ def test_a_recipe_s_overrun_lengthens_the_schedule(monkeypatch):
     _, short = train_raft(TINY, tiny_pairs(), progress=False, steps=2)
     _, long = train_raft(TINY._replace(overrun=100), tiny_pairs(), progress=False, steps=2)
     # The second step is past the warm-up of a schedule of two and within that of 102.
-    assert [r.learning_rate for r in short] == pytest.approx([0.04 * 1.2e-3, 1.2e-3 / 1.9])
+    rate = TINY.learning_rate
+    assert [r.learning_rate for r in short] == pytest.approx([0.04 * rate, rate / 1.9])
     assert long[1].learning_rate < 0.5 * short[1].learning_rate
 
 
