@@ -677,7 +677,7 @@ class RAFT(nn.Module):
 
 # %%
 torch.manual_seed(0)
-model = RAFT("small", levels=3)
+model = RAFT("small", levels=course.levels)
 with torch.no_grad():
     model.load_state_dict(course.state_dict())
     by_the_page = model(left, right, 4)
@@ -1294,7 +1294,7 @@ with torch.no_grad():
 
 # %%
 with shows_error(ValueError):
-    course.estimate(left[..., :48, :60], right[..., :48, :60])
+    course.estimate(left[..., :20, :28], right[..., :20, :28])
 with shows_error(ValueError):
     RAFT("small")(left, right)
 

@@ -1313,7 +1313,7 @@ assert mean_interval(same).half < 1e-6
 # An image too small for its levels, a start on the wrong grid, the file of another study, and an ablation over several settings at once:
 
 # %%
-tiny = torch.rand(1, 3, 32, 32) * 255
+tiny = torch.rand(1, 3, 24, 24) * 255
 with shows_error(ValueError):
     checkpoint(tiny, tiny)
 with shows_error(ValueError):

@@ -18,7 +18,7 @@ def room(tmp_path, monkeypatch):
     cat = photograph("chelsea", height=110)[0].permute(1, 2, 0).round().byte().numpy()
     Image.fromarray(cat[10:90, 10:110]).save(tmp_path / "first.png")
     Image.fromarray(cat[12:92, 13:113]).save(tmp_path / "second.png")
-    Image.fromarray(cat[:40, :48]).save(tmp_path / "small.png")
+    Image.fromarray(cat[:20, :24]).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no image")
     return tmp_path
 
@@ -97,8 +97,8 @@ def test_a_large_volume_is_made_on_demand_and_said_to_be(fourfold, monkeypatch):
         (("none.png", "second.png"), "A: none.png: no such file"),
         (("first.png", "none.png"), "B: none.png: no such file"),
         (("first.png", "text.png"), "B: text.png: expected an image file"),
-        (("first.png", "small.png"), "B: small.png: has 48 × 40 pixels; expected 100 × 80"),
-        (("small.png", "small.png"), "A: small.png: has 48 × 40 pixels; expected at least 57"),
+        (("first.png", "small.png"), "B: small.png: has 24 × 20 pixels; expected 100 × 80"),
+        (("small.png", "small.png"), "A: small.png: has 24 × 20 pixels; expected at least 25"),
         (("first.png", "second.png", "--weights", "huge"), "--weights: weights is 'huge'"),
         (("first.png", "second.png", "--weights", "no.pth"), "there is no such file"),
         (("first.png", "second.png", "--weights", "text.png"), "--weights: weights is 'text.png'"),
@@ -109,7 +109,7 @@ def test_a_large_volume_is_made_on_demand_and_said_to_be(fourfold, monkeypatch):
         (("first.png", "second.png", "--picture", "second.png"), "is one of the images"),
         (("first.png", "second.png", "--correlation", "few"), "expected all-pairs or on-demand"),
         (("first.png", "second.png", "--height", 81), "--height: got 81, expected at most 80"),
-        (("first.png", "second.png", "--height", 30), "has 38 × 30 pixels; expected at least 57"),
+        (("first.png", "second.png", "--height", 20), "has 25 × 20 pixels; expected at least 25"),
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_no_file(fourfold, room, words, message):

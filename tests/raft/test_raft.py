@@ -182,8 +182,8 @@ def with_nan(image):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda a, b: (a[..., :40, :], b[..., :40, :]), ValueError, "expected at least 64 × 64"),
-        (lambda a, b: (a[..., :40, :], b[..., :40, :]), ValueError, "levels=2"),
+        (lambda a, b: (a[..., :20, :], b[..., :20, :]), ValueError, "expected at least 32 × 32"),
+        (lambda a, b: (a[..., :20, :], b[..., :20, :]), ValueError, "levels=1"),
         (lambda a, b: (a, b[..., 1:]), ValueError, "image2 has shape"),
         (lambda a, b: (a.byte(), b.byte()), TypeError, "image1 has dtype torch.uint8"),
         (lambda a, b: (a / 255, b / 255), ValueError, r"expected \[0, 255\], not \[0, 1\]"),
