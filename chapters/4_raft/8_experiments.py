@@ -1121,7 +1121,7 @@ show(
 )
 
 # %% [markdown]
-# Where does a curve leave the bottom and go towards the grey line? If it were the look-up that fails, that would happen near the dotted line; if it is the training, near the dashed one. The printed lines say where it was. The film asks the same with nothing else changed: the same photograph, frames further and further apart.
+# Does a curve leave the bottom and go towards the grey line, and where? Near the dotted line, the look-up would be what fails; near the dashed one, the training. The printed lines answer for each size. A curve that stays low past the dotted line shows the iterations at work: each look-up starts where the last one ended. The film asks the same with nothing else changed: the same photograph, frames further and further apart.
 
 # %%
 for gap in (1, 2, 4, 8, 16):
