@@ -195,7 +195,7 @@ def test_train_stops_goes_on_and_says_how_good_it_got(tmp_path, monkeypatch):
     monkeypatch.setenv("FOURFOLD_SCALE", "cpu")
     monkeypatch.chdir(tmp_path)
     few = learning.held_out_pairs(1, (64, 64))  # measuring on all pairs takes longer than two steps
-    monkeypatch.setattr(learning, "held_out_pairs", lambda: few)
+    monkeypatch.setattr(learning, "held_out_pairs", lambda reach: few)
 
     def said(*words):
         done = CliRunner().invoke(cli.app, ["train", *map(str, words)])
