@@ -65,7 +65,10 @@ def test_help_names_every_verb_and_the_first_step():
         (("start", FIRST.chapter), "names a lesson; say --chapter"),
         (("train", "rafd"), "no chapter or lesson is called 'rafd'"),
         (("train", "6"), "bilinear_sampling has nothing to train"),
-        (("train", "raft", "--recipe", "slow"), "recipe is 'slow'; expected one of course, long, quick"),
+        (
+            ("train", "raft", "--recipe", "slow"),
+            "recipe is 'slow'; expected one of course, long, quick",
+        ),
         (("review",), "DRAFT: none given; expected the main file of a draft"),
         (("review", "none.tex"), "none.tex: no such file"),
         (("review", "none.docx"), "expected one that ends in .tex or .md"),
