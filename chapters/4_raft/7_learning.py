@@ -1504,7 +1504,9 @@ def train_course(
     if len(records) < chosen.steps:
         command += f"  (stopped after {len(records)} steps)"
     hours = records[-1].seconds / 3600
-    card = ModelCard(command, seed, hardware(), hours, chosen.data, metrics)
+    # Errors of different reach are no comparison, so the card says which it was.
+    data = f"{chosen.data}; shifts of up to {chosen.reach:g} px, in the held-out pairs too"
+    card = ModelCard(command, seed, hardware(), hours, data, metrics)
     path = Path(folder) / "raft_small.safetensors"
     save_checkpoint(path, model, card)
     return Trained(path, len(records), chosen.steps, metrics)
