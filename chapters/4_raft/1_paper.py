@@ -60,7 +60,7 @@ from fourfold.raft.correlation import CorrelationVolume
 from fourfold.raft.raft import RAFT
 
 # %% [markdown]
-# A hook on each part of the model keeps what the part takes and gives. The volume of all pairs is no part of its own, so it is built again from the features that were kept.
+# A hook on each part of the model keeps what the part takes and gives. The volume of all pairs is no part of its own, so it is built again from the features of both images.
 
 # %%
 torch.manual_seed(0)
@@ -80,9 +80,11 @@ def keep(name):
 hooks = [part.register_forward_hook(keep(name)) for name, part in model.named_modules()]
 with torch.no_grad():
     flows = model(left, right, iterations=4)
-    volume = CorrelationVolume(*given["fnet"].chunk(2), model.levels, model.radius)
 for hook in hooks:
     hook.remove()
+with torch.no_grad():
+    features = [model.fnet(2 * (image / 255) - 1) for image in (left, right)]
+    volume = CorrelationVolume(*features, model.levels, model.radius)
 
 
 # %%

@@ -36,6 +36,7 @@
 # %%
 import math
 import time
+import timeit
 from itertools import pairwise
 
 import torch
@@ -653,10 +654,37 @@ assert errors["row by row"] > 2 * errors["RAFT's order"]
 # > **Where the code leaves the paper.** The paper takes the offsets of a window from an L1 ball, $\lVert \Delta \rVert_1 \le r$, a diamond; so do the notes from which this course grew. The released code reads the full square, $\lVert \Delta \rVert_\infty \le r$. An author calls the paper's norm a typing error and the code right ([princeton-vl/RAFT#122](https://github.com/princeton-vl/RAFT/issues/122)). The published weights agree: they take $L\,(2r+1)^2$ channels, a count of squares.
 
 # %% [markdown]
+# ### Averaging changes places with the product
+#
+# Equation 7 says that a coarse correlation is the product with coarse features. In a line: the mean of four products with the same vector is the product with the mean, $\tfrac14 \sum_i \langle f, g_i \rangle = \langle f, \tfrac14 \sum_i g_i \rangle$, and averaging again changes nothing of that. Check it on the real volume:
+
+# %%
+with torch.no_grad():
+    pooled = pyramid(features2, 4)
+    for k in range(4):
+        late = levels[k][:500, 0]
+        early = correlation(features1, pooled[k])[0].flatten(0, 1)[:500]
+        difference = (late - early).abs().max() / late.abs().max()
+        print(
+            f"level {k}: {tuple(early.shape)}, largest difference {difference:.0e} of the largest"
+        )
+        assert difference < 1e-5  # float32, sums of 128 products in another order
+
+# %% [markdown]
 # ### All pairs, held
 #
-# Now the class that RAFT uses: it multiplies and averages once, and each call reads windows.
-#
+# Now the class that RAFT uses: it averages the features and multiplies once for each level, and each call reads windows. The release multiplies once and averages the volume, which is the same by equation 7; but to average, it reads the largest thing there is. On the features of a photograph of 440 × 1024 pixels:
+
+# %%
+some1, some2 = torch.randn(1, 128, 55, 128), torch.randn(1, 128, 55, 128)
+ways = {
+    "average the volume": lambda: pyramid(correlation(some1, some2)[0].flatten(0, 1)[:, None], 4),
+    "average the features": lambda: [correlation(some1, level) for level in pyramid(some2, 4)],
+}
+for name, way in ways.items():
+    print(f"{name:>20}: {1000 * min(timeit.repeat(way, number=1, repeat=3)):4.0f} ms here")
+
+# %% [markdown]
 # Earlier networks warp image 2's features by the current flow at each step and compare each pixel with its near neighbours, in a small cost volume that each step builds anew. Where the flow is wrong, the warp brings the wrong features near. RAFT warps nothing, and that is new: the volume stays as it is, and only the place where it is read moves.
 
 
@@ -672,7 +700,7 @@ def _check_positions(positions: Tensor, shape: tuple[int, ...]) -> None:
 
 # %% tags=["promote"]
 class CorrelationVolume:
-    """All pairs, computed once and averaged; a call looks up windows (equations 1, 4, 5 and 6).
+    """All pairs, computed once and averaged; a call looks up windows (equations 1 and 4 to 7).
 
     features1, features2  (B, D, H, W) of the two images
     levels                L, of the pyramid
@@ -690,9 +718,11 @@ class CorrelationVolume:
         radius: int = 4,
     ) -> None:
         self.radius = whole_number("radius", radius, least=0)
-        volume = correlation(features1, features2)
-        self.image1 = volume.shape[:3]  # B, H1, W1
-        self.levels = [maps.squeeze(1) for maps in pyramid(volume.flatten(0, 2)[:, None], levels)]
+        _check_features(features1, features2)
+        features1, features2 = _at_least_float32(features1), _at_least_float32(features2)
+        volumes = [correlation(features1, averaged) for averaged in pyramid(features2, levels)]
+        self.image1 = volumes[0].shape[:3]  # B, H1, W1
+        self.levels = [volume.flatten(0, 2) for volume in volumes]
 
     def __call__(self, positions: Float[Tensor, "B 2 H1 W1"]) -> Float[Tensor, "B C H1 W1"]:
         """Read the windows around positions in image 2, one for each pixel of image 1.
@@ -782,24 +812,9 @@ for height, width in ((220, 512), (440, 1024), (1080, 1920), (2160, 3840)):
 # Twice the side is four times the pixels and sixteen times the pairs: memory grows with the **square** of the number of pixels. The pyramid adds a third at most, since each level has a quarter of the last ($1 + \tfrac14 + \tfrac1{16} + \dots = \tfrac43$). The last photograph of the table is beyond most graphics cards, and the features, the network and, in training, the gradients want their share too. Asked about memory at 1080 × 1920, the author advises to halve the photographs, or to make the correlations when they are read ([princeton-vl/RAFT#39](https://github.com/princeton-vl/RAFT/issues/39)).
 
 # %% [markdown]
-# ### On demand: averaging changes places with the product
+# ### On demand
 #
-# A look-up reads $L\,(2r+1)^2$ numbers for each pixel, a few hundred, and the volume holds thousands for each. Why make them all? Equation 7 says that a coarse correlation is the product with coarse features. In a line: the mean of four products with the same vector is the product with the mean, $\tfrac14 \sum_i \langle f, g_i \rangle = \langle f, \tfrac14 \sum_i g_i \rangle$, and averaging again changes nothing of that. Check it on the real volume:
-
-# %%
-with torch.no_grad():
-    pooled = pyramid(features2, 4)
-    for k in range(4):
-        late = levels[k][:500, 0]
-        early = correlation(features1, pooled[k])[0].flatten(0, 1)[:500]
-        difference = (late - early).abs().max() / late.abs().max()
-        print(
-            f"level {k}: {tuple(early.shape)}, largest difference {difference:.0e} of the largest"
-        )
-        assert difference < 1e-5  # float32, sums of 128 products in another order
-
-# %% [markdown]
-# So keep the features, $D$ numbers for each pixel and level, and make products where a window is read. Pixel by pixel that would be slow: each window would copy its own piece of features, and neighbours, which mostly move alike, would copy nearly the same piece again. Instead cut image 1 into **tiles** of neighbours. The windows of a tile overlap; one rectangle of image 2 holds them all, and one small matrix product makes its correlations with every pixel of the tile. Then the windows are read as always.
+# A look-up reads $L\,(2r+1)^2$ numbers for each pixel, a few hundred, and the volume holds thousands for each. Why make them all? Keep the features, $D$ numbers for each pixel and level, and make products where a window is read. Pixel by pixel that would be slow: each window would copy its own piece of features, and neighbours, which mostly move alike, would copy nearly the same piece again. Instead cut image 1 into **tiles** of neighbours. The windows of a tile overlap; one rectangle of image 2 holds them all, and one small matrix product makes its correlations with every pixel of the tile. Then the windows are read as always.
 #
 # The rectangle (equation 8) must hold every pixel of the map that some window reads; what lies outside the map counts as 0 and needs no pixel. A window that does not touch the map needs nothing and must not stretch the rectangle, however far away it is. The same holds for a position that is not a number (NaN). If no window of a tile touches the map, any one pixel will do as its rectangle.
 

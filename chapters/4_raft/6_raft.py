@@ -113,17 +113,17 @@ def draw_map(axes, name, shape, picture, x, y, width=12, ratio=15 / 22):
 
 def draw_pictures(axes, query):
     """Each tensor on the way, measured; the correlation and the window of one pixel (x, y)."""
-    features = notes["fnet"][0][1]
+    features1, features2 = (gives for _, gives in notes["fnet"])
     state, context = notes["cnet"][0][1].split([course.hidden, course.context], dim=1)
     (_, _, windows, flow), (_, change) = notes["update_block"][-1]
     (x, y), side = query, 2 * course.radius + 1
-    level = CorrelationVolume(*features.chunk(2)).levels[0]
+    level = CorrelationVolume(features1, features2).levels[0]
     window = windows[0, : side**2, y, x].view(side, side).T  # channels go column by column
     for name, values, picture, *place in (
         ("image 1", left, left, 0, 21),
         ("image 2", right, right, 0, 36),
-        ("features F", features[:1], in_colours(features[:1]), 27, 21),
-        ("features F", features[1:], in_colours(features[1:]), 27, 36),
+        ("features F", features1, in_colours(features1), 27, 21),
+        ("features F", features2, in_colours(features2), 27, 36),
         ("context x", context, in_colours(context.relu()), 80, 5),
         ("state h", state, in_colours(state.tanh()), 95, 5),
         ("read at positions p", windows, window, 71, 49.5, 8, 1),
@@ -581,7 +581,8 @@ class RAFT(nn.Module):
     def prepare(self, image1: Tensor, image2: Tensor) -> tuple[Callable, Tensor, Tensor]:
         """What a pair needs once: correlation, first state, context's share (equations 1 and 2)."""
         image1, image2 = (2 * (image / 255) - 1 for image in (image1, image2))
-        features1, features2 = self.fnet(torch.cat([image1, image2])).chunk(2)
+        # One after the other: together they would hold twice as much memory, and take longer.
+        features1, features2 = self.fnet(image1), self.fnet(image2)
         make = _CORRELATIONS[self.correlation]
         correlation = make(features1, features2, self.levels, self.radius)
         h, context = self.cnet(image1).split([self.hidden, self.context], dim=1)
