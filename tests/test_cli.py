@@ -213,6 +213,6 @@ def test_train_stops_goes_on_and_says_how_good_it_got(tmp_path, monkeypatch):
     card = json.loads((tmp_path / "runs" / "raft" / "raft_small.json").read_text())
     assert card["command"] == "fourfold train raft --recipe quick --steps 2 --seed 3"
     assert card["seed"] == 3 and card["metrics"]["zero flow's EPE (px)"] > 0
-    assert card["data"].endswith("shifts of up to 8 px, in the held-out pairs too")
+    assert card["data"].endswith("up to 8 px and 3 iterations, for the held-out pairs too")
     assert "seed was 3 and is 4" in said("raft", *options[:-1], 4)
     assert "1 of 1 steps; weights in other" in said("raft", "--steps", 1, "--folder", "other")

@@ -229,7 +229,7 @@ run = Pipeline.trace(
 show(run.draw(), alt=run.describe())
 
 # %% [markdown]
-# Every part works on a grid of H/8 × W/8. The encoders ran once, the update block as often as there are iterations, with its own result among its inputs. In RAFT-small, that block holds most of the parameters:
+# Every part works on a grid of H/8 × W/8. The feature encoder ran once for each image, the context encoder for the first, and the update block as often as there are iterations, with its own result among its inputs. In RAFT-small, that block holds most of the parameters:
 
 # %% tags=["nbval-check-output"]
 learned = {stage.name: stage.parameters for stage in run.stages if stage.parameters}
