@@ -1530,7 +1530,7 @@ def weight_sum(recipe):
     return sum(recipe.gamma**i for i in range(recipe.iterations))
 
 
-recipe = at_scale(cpu=QUICK._replace(steps=140, batch=4, reach=24.0), gpu=QUICK)
+recipe = at_scale(cpu=QUICK._replace(steps=260, batch=4, reach=24.0), gpu=QUICK)
 count = recipe.steps * recipe.batch
 options = {"length": count, "reach": recipe.reach, "augment": False}
 made = SyntheticPairs(photographs, recipe.crop, seed=2, **options)
