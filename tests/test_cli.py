@@ -67,7 +67,7 @@ def test_help_names_every_verb_and_the_first_step():
         (("train", "6"), "bilinear_sampling has nothing to train"),
         (
             ("train", "raft", "--recipe", "slow"),
-            "recipe is 'slow'; expected one of course, long, quick",
+            "recipe is 'slow'; expected one of course, long, steady, quick",
         ),
         (("review",), "DRAFT: none given; expected the main file of a draft"),
         (("review", "none.tex"), "none.tex: no such file"),
