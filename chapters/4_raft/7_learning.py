@@ -1606,7 +1606,7 @@ changes = {"long": "longer motion,\nlarger crops", "steady": "twelve\niterations
 for name, change in changes.items():
     border = next(s for s, row in zip(steps, log, strict=True) if row["recipe"] == name)
     figure.axes[0].axvline(border, color=COLOURS["muted"], linewidth=1)
-    figure.axes[0].text(border + 100, 0.05, change, fontsize=8)
+    figure.axes[0].text(border + 100, 0.62, change, fontsize=7)
 show(
     figure,
     alt="The loss of the long run: a short plateau at the level of zero flow, then a long fall, "

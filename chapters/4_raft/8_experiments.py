@@ -278,7 +278,7 @@ for dataset, errors in curves.items():
     assert errors[-1] < 2 * errors[trained - 1], f"it diverges on {dataset}"
 
 # %% [markdown]
-# It does not diverge: over five times the iterations of its training the error stays near what it was, though it may creep up a little. (After the first two stages of training, which unrolled five iterations, the same weights crept up by 18 to 81 %; the third stage, with twelve, is there for that.) (The paper reports more than a hundred iterations without divergence.) But most of what the iterations bring comes with the first few. One explanation stands in Equation 3 below: a *single* look-up may already reach further than anything here moves. If so, refinement has to show once the way is longer, or the look-up shorter. Both are tried below.
+# It does not diverge: over five times the iterations of its training the error stays near what it was, though it may creep up a little. (The paper reports more than a hundred iterations without divergence.) The number of iterations in training matters here: before the third stage of [lesson 7](7_learning.ipynb), when it had been five and not twelve, the error after 64 stood 18 to 81 % above the best in these four panels. But most of what the iterations bring comes with the first few. One explanation stands in Equation 3 below: a *single* look-up may already reach further than anything here moves. If so, refinement has to show once the way is longer, or the look-up shorter. Both are tried below.
 
 # %% [markdown]
 # ## Formula

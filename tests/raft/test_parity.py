@@ -86,8 +86,9 @@ def test_loss_and_gradients(variant, frozen):
             )
             assert norms[name] == pytest.approx(norm.item(), rel=1e-3), name
     gradient = model.fnet.conv1.weight.grad[:4]
-    # The official numbers are 2.8e-3 from those in float64, ours 1.0e-3: an instance norm follows.
-    assert close(gradient, official[f"grad_fnet_conv1_{end}"], 4e-3)
+    # There alone rounding shows: the official numbers are 2.7e-3 from float64, ours 1.0e-3.
+    sensitive = variant == "full" and frozen
+    assert close(gradient, official[f"grad_fnet_conv1_{end}"], 4e-3 if sensitive else 1e-3)
     if variant == "full" and not frozen:
         mean = model.cnet.norm1.running_mean
         assert close(mean, official["bn_running_mean_after_bntrain"], MODULE)
