@@ -242,10 +242,14 @@ def run(
         raise CourseError(f"{named}: torch sees no GPU; expected one, or cpu")
     house, costs, failures = House.here(), {}, []
     for lesson in select(house, names or []):
-        with tqdm(total=len(lesson.cells), desc=lesson.key, unit="cell", leave=False) as bar:
+        with (
+            tqdm(total=len(lesson.cells), desc=lesson.key, unit="cell", leave=False) as bar,
+            execute.interruptible() as ask,
+        ):
 
-            def tick(done: int, total: int, bar=bar) -> None:
+            def tick(done: int, total: int, bar=bar, ask=ask) -> None:
                 bar.update(done - bar.n)
+                ask()
 
             try:
                 notebook, cost = execute.run(house, lesson, scale=scale, tick=tick)

@@ -1,5 +1,7 @@
 """Running lessons: reproducible outputs, failures in one line, a table that keeps its rows."""
 
+import signal
+
 import nbformat
 import pytest
 from small_house import BODY
@@ -72,3 +74,18 @@ def test_recorded_costs_keep_the_other_rows(small):
     assert small.house.measured("cpu").read_text() == (
         "lesson,seconds,peak_ram_mib,peak_vram_mib\na/1,2.0,100,0\nb/2,3.0,120,0\n"
     )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_not_forgotten():
+    class Cleared:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with execute.interruptible() as ask:
+        ask()  # nothing came yet
+        thing = Cleared()
+        del thing  # Python drops the KeyboardInterrupt that is raised here
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

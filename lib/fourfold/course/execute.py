@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import nbformat
@@ -21,7 +23,7 @@ from fourfold.course.errors import CourseError
 from fourfold.course.files import House, write_whole
 from fourfold.course.lesson import Lesson, code_digest
 
-__all__ = ["Cost", "record", "run", "save"]
+__all__ = ["Cost", "interruptible", "record", "run", "save"]
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLUMNS = ("lesson", "seconds", "peak_ram_mib", "peak_vram_mib")
@@ -39,6 +41,35 @@ torch = sys.modules.get("torch")
 vram = torch.cuda.max_memory_allocated() / 2**20 if torch and torch.cuda.is_available() else 0.0
 print(json.dumps([ram, vram]))
 """
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C inside, remembered; the function it gives raises KeyboardInterrupt if there was one.
+
+    Python prints and drops what is raised while it clears an object away, a KeyboardInterrupt
+    too. So a long loop that must not miss one asks again.
+    """
+    heard = False
+
+    def hear(*_: object) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    def ask() -> None:
+        if heard:
+            raise KeyboardInterrupt
+
+    # Where Ctrl-C is ignored, as in the background, it stays so.
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield ask
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
