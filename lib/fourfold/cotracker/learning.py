@@ -80,29 +80,27 @@ class Clip(NamedTuple):
 
 
 def smooth_paths(
-    frames: int, count: int, generator: torch.Generator, *, drift: float = 16.0, waves: int = 2
+    frames: int, count: int, generator: torch.Generator, *, reach: float, waves: int = 2
 ) -> Float[Tensor, "T K"]:
-    """Draw numbers that change smoothly from frame to frame, by at most 1, beginning at 0.
+    """Draw numbers that begin at 0 and change smoothly from frame to frame, by at most 1.
 
     frames   T of the clip
     count    K paths, each for itself
-    drift    the farthest that the steady part of a path gets over the clip
-    waves    sinusoids on top of the steady part, with periods of 10 to 60 frames
+    reach    no path gets farther from 0; those that would are slower
+    waves    sinusoids on top of a steady part, with periods of 10 to 40 frames
     returns  (T, K) without unit: the caller gives it one by a factor
     """
     t = torch.arange(frames)[:, None]
-    share = torch.rand(waves + 1, count, generator=generator)
-    share = share / share.sum(dim=0)
-    heading = uniform(-1.0, 1.0, count, generator=generator).sign()
-    path = t * heading * share[0] * min(1.0, drift / max(frames - 1, 1))
-    for part in share[1:]:
-        pace = 2 * math.pi / torch.exp(
-            uniform(math.log(10), math.log(60), count, generator=generator)
-        )
-        phase = uniform(-math.pi, math.pi, count, generator=generator)
-        # A sinusoid of this amplitude has slopes of at most 1.
-        path = path + part / pace * ((pace * t + phase).sin() - phase.sin())
-    return path
+    period = torch.exp(uniform(math.log(10), math.log(40), waves, 1, count, generator=generator))
+    phase = uniform(-math.pi, math.pi, waves, 1, count, generator=generator)
+    share = torch.randn(waves + 1, 1, count, generator=generator)
+    pace = 2 * math.pi / period
+    # Divided by its pace, each sinusoid has slopes of at most 1.
+    swing = ((pace * t + phase).sin() - phase.sin()) / pace
+    path = 0.5 * share[0] * t + (share[1:] * swing).sum(dim=0)
+    fastest = torch.cat([path[:1], path.diff(dim=0)]).abs().amax(dim=0)
+    farthest = path.abs().amax(dim=0) / reach
+    return path / torch.maximum(fastest, farthest).clamp(min=1e-6)
 
 
 def _random_motions(
@@ -112,11 +110,11 @@ def _random_motions(
     *,
     speed: Float[Tensor, "L"],
     turning: float,
-    drift: float,
+    reach: float,
 ) -> Float[Tensor, "T L 3 3"]:
     """Similarities along smooth paths: shifts in steps of up to `speed` px, turns in radians."""
     L = len(centre)
-    x, y, angle, zoom = smooth_paths(frames, 4 * L, generator, drift=drift).chunk(4, dim=1)
+    x, y, angle, zoom = smooth_paths(frames, 4 * L, generator, reach=reach).chunk(4, dim=1)
     swing = turning * torch.rand(2, L, generator=generator)
     shift = torch.stack([x, y], dim=-1) * speed[:, None] / math.sqrt(2)
     matrices = similarity(
@@ -134,9 +132,9 @@ def random_clip_scene(
     frames: int,
     generator: torch.Generator,
     *,
-    speed: float = 4.0,
-    layers: int = 4,
-    grow: float = 1.25,
+    speed: float = 6.0,
+    layers: int = 5,
+    grow: float = 1.4,
 ) -> ClipScene:
     """Draw a background and one to `layers` layers in front, and a smooth path for each.
 
@@ -147,7 +145,7 @@ def random_clip_scene(
     frames       T of the clip
     generator    of the random numbers: the same state gives the same scene
     speed        the longest step of a layer against the camera, in pixels per frame; the camera's
-                 own is up to half of it, and turns and zooms add a little
+                 own is about a third of it at most, and turns and zooms add a little
     grow         how much larger the layers are than those of `random_scene`
 
     Raises ValueError for no photographs and for a size, frames, speed or layers out of range.
@@ -158,16 +156,16 @@ def random_clip_scene(
     scene = random_scene(photographs, size, generator, reach=0.0, layers=layers)
     scene.outline[1:, :2] /= grow
     L, (H, W) = len(scene.textures), size
-    drift = 0.5 * min(H, W) / max(speed, 1e-6)
+    reach = 0.5 * min(H, W) / max(speed, 1e-6)
     # What lies at 0 of the shape's own frame is the layer's middle.
     middle = -torch.linalg.solve(scene.outline[:, :2, :2], scene.outline[:, :2, 2])
-    pace = speed * uniform(0.25, 1.0, L, generator=generator)
+    pace = speed * uniform(0.4, 1.0, L, generator=generator)
     pace[0] = 0.0
-    own = _random_motions(middle, T, generator, speed=pace, turning=0.03, drift=drift)
+    own = _random_motions(middle, T, generator, speed=pace, turning=0.03, reach=reach)
     own[:, 0] = torch.eye(3)
-    pace = speed * uniform(0.05, 0.5, 1, generator=generator)
+    pace = speed * uniform(0.05, 0.35, 1, generator=generator)
     centre = torch.tensor([[W / 2, H / 2]])
-    camera = _random_motions(centre, T, generator, speed=pace, turning=0.01, drift=drift)
+    camera = _random_motions(centre, T, generator, speed=pace, turning=0.01, reach=reach)
     return ClipScene(scene, camera @ own)
 
 
@@ -185,7 +183,8 @@ def _near_outline(
     # No radius is longer than 1 and all amplitudes together; the edge is soft over a pixel.
     soft = layer.outline[0, :2, :2].det().abs().sqrt()
     farthest = 1 + layer.waves.norm(dim=1).sum() + soft
-    return (local.square().sum(dim=-1) <= farthest**2).flatten().nonzero()[:, 0]
+    x, y = local.unbind(-1)  # summing over an axis of two takes far longer
+    return (x * x + y * y <= farthest**2).flatten().nonzero()[:, 0]
 
 
 def paint_clip(
@@ -290,7 +289,7 @@ def draw_tracks(
     x, y = points.round().long().unbind(-1)
     times = torch.arange(len(front))[:, None]
     visible &= ~hidden[times, y.clamp(0, H - 1), x.clamp(0, W - 1)]
-    weight = 1.0 + 2.0 * (layer > 0) + 4.0 * hidden_between(visible).any(dim=0)
+    weight = 1.0 + 2.0 * (layer > 0) + 8.0 * hidden_between(visible).any(dim=0)
     preferred = torch.multinomial(weight[even:], count - even, generator=generator) + even
     chosen = torch.cat([torch.arange(even), preferred])
     return points[:, chosen], visible[:, chosen]
@@ -396,7 +395,7 @@ class SyntheticClips(Dataset):
         frames: int = 24,
         points: int = 64,
         length: int = 1200,
-        speed: float = 4.0,
+        speed: float = 6.0,
         augment: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -427,7 +426,7 @@ def held_out_clips(
     size: tuple[int, int] = (96, 128),
     frames: int = 24,
     points: int = 64,
-    speed: float = 4.0,
+    speed: float = 6.0,
 ) -> Clip:
     """Clips for measuring, one batch, the same in every call, from HELD_OUT_PHOTOGRAPHS.
 
