@@ -177,20 +177,32 @@ def _layer(scene: Scene, number: int) -> Scene:
 
 def _near_outline(
     layer: Scene, back: Float[Tensor, "T 3 3"], here: Float[Tensor, "T H W 2"]
-) -> Int[Tensor, "K"]:
-    """The pixels of all frames that the layer may touch, as numbers in T × H × W order."""
+) -> tuple[Int[Tensor, "K"], Float[Tensor, "1 1 K 2"]]:
+    """The pixels of all frames that the layer may touch, and where they lie in frame 0.
+
+    back     (T, 3, 3) from frame t to frame 0
+    here     (T, H, W, 2) the pixels of the frames
+    chosen   (K,) their numbers in the order of T × H × W
+    origin   (1, 1, K, 2) as (x, y), in pixels
+    """
     local = move(layer.outline @ back, here)
     # No radius is longer than 1 and all amplitudes together; the edge is soft over a pixel.
     soft = layer.outline[0, :2, :2].det().abs().sqrt()
     farthest = 1 + layer.waves.norm(dim=1).sum() + soft
     x, y = local.unbind(-1)  # summing over an axis of two takes far longer
-    return (x * x + y * y <= farthest**2).flatten().nonzero()[:, 0]
+    chosen = (x * x + y * y <= farthest**2).flatten().nonzero()[:, 0]
+    near = local.flatten(0, 2)[chosen]
+    return chosen, move(torch.linalg.inv(layer.outline), near[None, None])
+
+
+def _read(photo: Float[Tensor, "3 h w"], places: Float[Tensor, "*N 2"]) -> Float[Tensor, "3 K"]:
+    return sample(photo[None], places.reshape(1, -1, 2), padding="reflection")[0]
 
 
 def paint_clip(
     clip_scene: ClipScene, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "T 3 H W"], Int[Tensor, "T H W"]]:
-    """Paint all frames, layer over layer, each layer where it may be alone.
+    """Paint all frames, layer over layer, each layer near its outline alone.
 
     size     (H, W) in pixels
     video    (T, 3, H, W) in [0, 255], as `fourfold.raft.learning.paint` paints each frame
@@ -200,18 +212,13 @@ def paint_clip(
     T, (H, W) = len(motion), _checked_size(size)
     here = pixel_grid(H, W).expand(T, H, W, 2)
     back = torch.linalg.inv(motion)
-    video, front = torch.zeros(3, T * H * W), torch.zeros(T * H * W, dtype=torch.long)
-    for number, photo in enumerate(scene.textures):
+    video = _read(scene.textures[0], move(scene.texture[0] @ back[:, 0], here))
+    front = torch.zeros(T * H * W, dtype=torch.long)
+    for number, photo in enumerate(scene.textures[1:], start=1):
         layer = _layer(scene, number)
-        origin = move(back[:, number], here).reshape(1, 1, -1, 2)
-        if number > 0:
-            chosen = _near_outline(layer, back[:, number], here)
-            origin = origin[:, :, chosen]
-        pixels = sample(photo[None], move(layer.texture, origin), padding="reflection")[0, :, 0]
-        if number == 0:
-            video = pixels
-            continue
+        chosen, origin = _near_outline(layer, back[:, number], here)
         cover = coverage(layer, origin)[0, 0]
+        pixels = _read(photo, move(layer.texture, origin))
         video[:, chosen] = torch.lerp(video[:, chosen], pixels, cover)
         front[chosen[cover >= 0.5]] = number
     return video.view(3, T, H, W).transpose(0, 1).contiguous(), front.view(T, H, W)
