@@ -279,6 +279,9 @@ def _second_half(values: Tensor) -> Tensor:
     return torch.cat([half, half[:, -1:].expand_as(half)], dim=1)
 
 
+_MOST_PIXELS = 1 << 17  # of the frames that are encoded at once
+
+
 class CoTracker(nn.Module):
     """Track points jointly, window by window (Karaev et al. 2023, arXiv 2307.07635)."""
 
@@ -310,8 +313,11 @@ class CoTracker(nn.Module):
 
     def pyramid(self, video: Float[Tensor, "B T 3 H W"]) -> list[Tensor]:
         """Features of all frames, (B·T, h, w, C) at each level (section 3.1 of the paper)."""
-        maps = [self._features(frame[None]) for frame in video.flatten(0, 1)]
-        levels = (feature_pyramid(features, self.sizes.levels) for features in maps)
+        frames = video.flatten(0, 1)
+        # Maps that are much larger than the processor's caches take longer, as new memory does.
+        together = max(1, _MOST_PIXELS // frames[0, 0].numel())
+        maps = (self._features(part) for part in frames.split(together))
+        levels = [feature_pyramid(features, self.sizes.levels) for features in maps]
         return [torch.cat(level) for level in zip(*levels, strict=True)]
 
     def _features(self, frame: Tensor) -> Tensor:
@@ -345,8 +351,8 @@ class CoTracker(nn.Module):
         self, video: Float[Tensor, "B T 3 H W"], queries: Float[Tensor, "B N 3"], iterations: int
     ) -> Iterator[tuple[int, list[Estimate]]]:
         """Each window's first frame and its estimates, one for every iteration."""
-        _check_video(video, self.sizes.levels)
-        _check_queries(queries, video)
+        check_video(video, self.sizes.levels)
+        check_queries(queries, video)
         whole_number("iterations", iterations, least=1)
         B, T = video.shape[:2]
         levels = self.pyramid(video)
@@ -391,7 +397,7 @@ def as_tracks(estimate: Estimate, frames: int) -> Tracks:
     return Tracks(STRIDE * points, *(None if x is None else x.sigmoid() for x in logits))
 
 
-def _check_video(video: Tensor, levels: int) -> None:
+def check_video(video: Tensor, levels: int) -> None:
     _check_floating("video", video)
     shape = tuple(video.shape)
     if len(shape) != 5 or shape[2] != 3 or 0 in shape:
@@ -402,7 +408,7 @@ def _check_video(video: Tensor, levels: int) -> None:
         )
 
 
-def _check_queries(queries: Tensor, video: Tensor) -> None:
+def check_queries(queries: Tensor, video: Tensor) -> None:
     _check_floating("queries", queries)
     B, T, _, H, W = video.shape
     shape = tuple(queries.shape)

@@ -44,7 +44,7 @@ def place_embedding(
     """A vector for a place on the map: half of it for x, half for y (equation 3 of the lesson).
 
     points   (*N, 2) as (x, y), in pixels of the features
-    width    D, a multiple of 4
+    width    D
     size     (H, W) of the map; places beyond its border count as on it
 
     Between pixels the vectors of the neighbours are blended. Each half depends on one coordinate,
@@ -52,11 +52,12 @@ def place_embedding(
 
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
     """
+    half = 2 * math.ceil(width / 4)  # the last numbers of a width that 4 does not divide fall off
     halves = [
-        _blend_rows(sinusoids(torch.arange(length).to(points), width // 2), coordinate)
+        _blend_rows(sinusoids(torch.arange(length).to(points), half), coordinate)
         for coordinate, length in zip(points.unbind(-1), reversed(size), strict=True)
     ]
-    return torch.cat(halves, dim=-1)
+    return torch.cat(halves, dim=-1)[..., :width]
 
 
 def _blend_rows(table: Float[Tensor, "P D"], position: Float[Tensor, "*N"]) -> Tensor:

@@ -139,6 +139,10 @@ class Transformer(nn.Module):
         self.space_point2virtual_blocks = _blocks(CrossBlock, depth, width, heads)
         self.flow_head = nn.Linear(width, outputs)
         self.vis_conf_head = nn.Linear(width, 2) if certainty else None
+        self.apply(_initialise)
+        for head in (self.flow_head, self.vis_conf_head):
+            if head is not None:  # At first the points stay nearly where they are.
+                nn.init.trunc_normal_(head.weight, std=0.001)
 
     def forward(
         self, tokens: Float[Tensor, "B N S I"], active: Bool[Tensor, "B S N"] | None = None
@@ -169,6 +173,12 @@ class Transformer(nn.Module):
         V = self.virtual_tracks.shape[1]
         confused = self.by_size and mask.shape[1] == V
         return over_queries.expand(-1, -1, -1, V) if confused else over_keys, over_queries
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
 def _blocks(block: type[nn.Module], depth: int, width: int, heads: int) -> nn.ModuleList:
