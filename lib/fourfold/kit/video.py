@@ -329,7 +329,7 @@ def _write_gif(file: BinaryIO, pictures: Iterable[np.ndarray], fps: float) -> No
     """Frame by frame, because Pillow's own writer holds all frames and drops those that repeat."""
     shown = 0
     for t, picture in enumerate(pictures):
-        image = Image.fromarray(picture).quantize(256)
+        image = _in_256_colours(Image.fromarray(picture))
         if t == 0:
             file.write(_gif_head(*image.size))
         # Whole hundredths of a second, such that the film as a whole keeps its rate.
@@ -340,15 +340,25 @@ def _write_gif(file: BinaryIO, pictures: Iterable[np.ndarray], fps: float) -> No
     file.write(b";")
 
 
+def _in_256_colours(image: Image.Image) -> Image.Image:
+    """Half of the colours by how often they occur, half by how far apart they are.
+
+    The first half is for the shades of a photograph, the second for a few bright dots on it.
+    """
+    common = image.quantize(128, Image.Quantize.MEDIANCUT).getpalette()[: 3 * 128]
+    distant = image.quantize(128, Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 128]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(common + distant)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
 def _gif_head(width: int, height: int) -> bytes:
     """The signature, the size, no colours for all frames, and the wish to repeat without end."""
     size = width.to_bytes(2, "little") + height.to_bytes(2, "little")
     return b"GIF89a" + size + bytes(3) + b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + bytes(3)
 
 
-def _write_mp4(
-    av: ModuleType, file: BinaryIO, pictures: Iterable[np.ndarray], fps: float
-) -> None:
+def _write_mp4(av: ModuleType, file: BinaryIO, pictures: Iterable[np.ndarray], fps: float) -> None:
     stream = None
     with av.open(file, "w", format="mp4") as film:
         for picture in pictures:
