@@ -97,7 +97,9 @@ def draw_trails(
     trail = _trails(points, visible, frame, tail)
     lines = np.stack([trail.starts, trail.ends], axis=1)
     shades = np.column_stack([colours[trail.track], trail.strength])
-    axes.add_collection(LineCollection(lines, colors=shades, linewidths=0.4 * size), autolim=False)
+    # Without caps no piece covers the end of the next, where two faded colours would add up.
+    pieces = LineCollection(lines, colors=shades, linewidths=0.4 * size, capstyle="butt")
+    axes.add_collection(pieces, autolim=False)
     for here, filled in _heads(points, visible, frame):
         axes.scatter(
             *points[frame].detach().cpu().float().numpy()[here].T,
@@ -246,7 +248,7 @@ def _film_frame(
     pen = ImageDraw.Draw(image, "RGBA")  # blends with what is there
     trail = _trails(points, visible, t, tail)
     lines = np.concatenate([trail.starts, trail.ends], axis=1)
-    lines = _fine(lines, scale).tolist()
+    lines = np.rint(_fine(lines, scale)).astype(int).tolist()
     shades = np.column_stack([colours[trail.track], np.rint(255 * trail.strength).astype(int)])
     width = max(1, round(0.8 * radius))
     for line, shade in zip(lines, shades.tolist(), strict=True):
@@ -263,13 +265,16 @@ def _draw_head(
     pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: tuple, filled: bool
 ) -> None:
     if filled:
-        rim = radius * 1.25
-        pen.ellipse((x - rim, y - rim, x + rim, y + rim), fill=(255, 255, 255, 255))
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        pen.ellipse(_box(x, y, 1.25 * radius), fill=(255, 255, 255, 255))
+        pen.ellipse(_box(x, y, radius), fill=colour)
     else:
-        rim = radius * 1.1
-        width = max(1, round(0.4 * radius))
-        pen.ellipse((x - rim, y - rim, x + rim, y + rim), outline=colour, width=width)
+        pen.ellipse(_box(x, y, 1.1 * radius), outline=colour, width=max(1, round(0.4 * radius)))
+
+
+def _box(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
+    """The first and last pixels within the radius; Pillow would cut fractions off, off centre."""
+    left, top = math.ceil(x - radius), math.ceil(y - radius)
+    return left, top, max(left, math.floor(x + radius)), max(top, math.floor(y + radius))
 
 
 def _fine(coordinates: np.ndarray, scale: int) -> np.ndarray:
