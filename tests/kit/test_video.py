@@ -165,7 +165,7 @@ def test_an_mp4_comes_back_with_a_small_loss(tmp_path):
     save_film(tmp_path / "f.mp4", film)
     error = (read_video(tmp_path / "f.mp4").float() - film.float()).abs()
     # 4:2:0 keeps a quarter of the colours: smooth places lose little, edges of colour much.
-    assert error.mean() < 3 and error[..., 20:, :].max() < 25
+    assert error.mean() < 3 and error[..., 20:, :].max() < 16
 
 
 def test_an_mp4_of_odd_size_repeats_its_last_row_and_column(tmp_path):

@@ -365,7 +365,7 @@ def _write_mp4(av: ModuleType, file: BinaryIO, pictures: Iterable[np.ndarray], f
             H, W = picture.shape[:2]
             if stream is None:
                 rate = Fraction(fps).limit_denominator(1001)
-                # With its macroblock tree x264 does not give very small frames the same bytes twice.
+                # With its macroblock tree x264 gives very small frames other bytes now and then.
                 options = {"crf": "18", "x264-params": "mbtree=0"}
                 stream = film.add_stream("libx264", rate=rate, options=options)
                 stream.width, stream.height, stream.pix_fmt = W + W % 2, H + H % 2, "yuv420p"
