@@ -37,9 +37,13 @@ def pip_names():
     return [canonicalize_name(line) for line in pip_lines() if not line.startswith("-")]
 
 
+def project_lines():
+    extras = PROJECT["optional-dependencies"]
+    return PROJECT["dependencies"] + extras["dev"] + extras["video"]
+
+
 def project_names():
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    return [canonicalize_name(Requirement(line).name) for line in lines]
+    return [canonicalize_name(Requirement(line).name) for line in project_lines()]
 
 
 # Rivals that a benchmark measures beside the course's own code where they are installed.
@@ -87,6 +91,12 @@ def test_packages_are_those_of_the_project_each_once():
     assert sorted(pip_names()) == sorted(project_names())
 
 
+def test_make_installs_every_extra():
+    makefile = (HOUSE.root / "Makefile").read_text(encoding="utf-8")
+    extras = re.search(r"-e '\.\[([\w,]+)\]'", makefile)[1].split(",")
+    assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+
+
 def test_the_packages_named_by_its_user_are_there():
     assert set(pip_names()) >= NAMED_BY_ITS_USER
 
@@ -96,7 +106,7 @@ def test_versions_come_from_the_constraints_and_all_are_in_them():
     text = (HOUSE.root / "constraints.txt").read_text(encoding="utf-8")
     pins = [Requirement(line) for line in text.splitlines() if line and line[0] != "#"]
     versions = {canonicalize_name(pin.name): pin.specifier for pin in pins}
-    for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+    for line in project_lines():
         wanted = Requirement(line)
         pin = str(versions[canonicalize_name(wanted.name)]).removeprefix("==")
         assert wanted.specifier.contains(pin), line

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from fourfold.course.errors import CourseError
 
-__all__ = ["House", "digest", "write_whole"]
+__all__ = ["House", "digest", "whole_file", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,19 @@ def digest(text: str) -> str:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content` to a temporary file beside `path`, then rename: a reader never sees half."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path` to write to, renamed at the end and removed on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             # Without it a power cut after the renaming can leave the new name on an empty file.
             os.fsync(file.fileno())

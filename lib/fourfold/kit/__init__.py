@@ -1,1 +1,1 @@
-"""What the lessons share: device and scale, training, checkpoints, data, YAML, images, drawing."""
+"""What the lessons share: device, scale, training, checkpoints, data, images, video, drawing."""
