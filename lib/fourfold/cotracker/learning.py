@@ -5,19 +5,26 @@ track of every point, and the frames in which something covers it, are known exa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fourfold.bilinear_sampling.sampling import sample
 from fourfold.bilinear_sampling.warps import inside, pixel_grid
+from fourfold.cotracker.cotracker import CoTracker, Estimate
+from fourfold.cotracker.features import STRIDE
 from fourfold.kit.arguments import whole_number
+from fourfold.kit.scale import seed_everything
+from fourfold.kit.training import StepRecord, train
 from fourfold.raft.learning import (
     HELD_OUT_PHOTOGRAPHS,
+    TRAIN_PHOTOGRAPHS,
     Scene,
     _checked_size,
     color_jitter,
@@ -452,3 +459,245 @@ def held_out_clips(
         seed=7,
     )
     return Clip(*map(torch.stack, zip(*(clips[i] for i in range(count)), strict=True)))
+
+
+def mean_where(
+    values: Float[Tensor, "B S N"], counts: Shaped[Tensor, "B S N"]
+) -> Float[Tensor, ""]:
+    """The mean of the values that count; 0 where none does.
+
+    counts   (B, S, N) True, or a weight, where a value counts
+    """
+    counts = counts.to(values)
+    return (values * counts).sum() / (counts.sum() + 1e-6)
+
+
+def track_loss(
+    points: Sequence[Float[Tensor, "B S N 2"]],
+    target: Float[Tensor, "B S N 2"],
+    counts: Shaped[Tensor, "B S N"],
+    *,
+    gamma: float = 0.8,
+    huber: float | None = None,
+) -> Float[Tensor, ""]:
+    """Compare every iteration's points with the true ones, later ones with more weight.
+
+    points   M estimates, in pixels
+    counts   (B, S, N) True, or a weight, where an error counts
+    gamma    weight of an iteration against the next
+    huber    length in pixels from which an error counts linearly; absolute errors when left out
+    returns  a scalar in pixels, the mean over the iterations and over x and y
+    """
+    M, loss = len(points), target.new_zeros(())
+    for i, estimate in enumerate(points, start=1):
+        if huber is None:
+            error = (estimate - target).abs()
+        else:
+            error = F.huber_loss(estimate, target, reduction="none", delta=huber)
+        loss = loss + gamma ** (M - i) * mean_where(error.mean(dim=-1), counts)
+    return loss / M
+
+
+def balanced_loss(
+    scores: Float[Tensor, "B S N"], visible: Bool[Tensor, "B S N"], counts: Bool[Tensor, "B S N"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy in which all visible places weigh as much as all hidden ones.
+
+    scores   (B, S, N) logits of being visible
+    counts   (B, S, N) where the answer counts
+    """
+    wrong = F.softplus(torch.where(visible, -scores, scores))
+    return mean_where(wrong, visible & counts) + mean_where(wrong, ~visible & counts)
+
+
+class Target(NamedTuple):
+    """The part of a clip that one window covers.
+
+    points   (B, S, N, 2) in pixels
+    visible  (B, S, N)
+    asked    (B, S, N) the frame is not before the point's query
+    """
+
+    points: Float[Tensor, "B S N 2"]
+    visible: Bool[Tensor, "B S N"]
+    asked: Bool[Tensor, "B S N"]
+
+
+def window_target(clip: Clip, first: int, frames: int) -> Target:
+    """What a window of so many frames from `first` on should find, where the clip has frames."""
+    here = slice(first, first + frames)
+    times = torch.arange(clip.points.shape[1], device=clip.points.device)[here, None]
+    asked = times >= clip.queries[:, None, :, 0]
+    return Target(clip.points[:, here], clip.visible[:, here], asked)
+
+
+def _in_pixels(estimates: Sequence[Estimate], target: Target) -> list[Tensor]:
+    return [STRIDE * estimate.points[:, : target.points.shape[1]] for estimate in estimates]
+
+
+Windows = Iterable[tuple[int, list[Estimate]]]
+
+
+def version2_loss(windows: Windows, clip: Clip) -> dict[str, Tensor]:
+    """The loss that version 2 was trained with: absolute errors and a balanced cross-entropy.
+
+    windows  from `CoTracker.windows`
+    returns  "points" and "visibility", to be added up
+
+    The release feeds probabilities where the cross-entropy takes logits, so that its loss of
+    visibility never comes near 0; these are its numbers.
+    """
+    losses = {"points": 0.0, "visibility": 0.0}
+    N = clip.points.shape[2]
+    for first, estimates in windows:
+        target = window_target(clip, first, estimates[0].points.shape[1])
+        told = estimates[-1].visibility[:, : target.visible.shape[1]].sigmoid()
+        points = track_loss(_in_pixels(estimates, target), target.points, target.asked)
+        losses["points"] = losses["points"] + points / N
+        visibility = balanced_loss(told, target.visible, target.asked)
+        losses["visibility"] = losses["visibility"] + 10 * visibility / N
+    return losses
+
+
+def version3_loss(windows: Windows, clip: Clip, *, near: float = 12.0, before: bool = False):
+    """The loss that version 3 was trained with on synthetic clips.
+
+    near     in pixels: where a point is so near, its confidence should be 1
+    before   frames before the query count too, as in the offline model
+
+    Visible points have Huber errors, hidden ones absolute errors; visibility and confidence
+    have a cross-entropy at every iteration.
+    """
+    parts: list[dict[str, Tensor]] = []
+    for first, estimates in windows:
+        target = window_target(clip, first, estimates[0].points.shape[1])
+        asked = torch.ones_like(target.asked) if before else target.asked
+        seen, S = target.visible.to(target.points), target.points.shape[1]
+        points = _in_pixels(estimates, target)
+        told = torch.stack([estimate.visibility[:, :S] for estimate in estimates])
+        sure = torch.stack([estimate.confidence[:, :S] for estimate in estimates])
+        error = (torch.stack(points).detach() - target.points).norm(dim=-1)
+        right = F.binary_cross_entropy_with_logits(
+            sure, (error <= near).to(sure), reduction="none"
+        )
+        parts.append({
+            "points": 0.05 * track_loss(points, target.points, asked & target.visible, huber=6.0),
+            "hidden points": 0.01 * track_loss(points, target.points, asked & ~target.visible),
+            "visibility": F.binary_cross_entropy_with_logits(told, seen.expand_as(told)),
+            "confidence": (right * seen).mean(),
+        })
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def course_loss(windows: Windows, clip: Clip, *, hidden: float = 0.2) -> dict[str, Tensor]:
+    """The loss of this course's training: as version 2's, of logits, and the mean over windows.
+
+    hidden   weight of the error of a point that its frame does not show
+    """
+    parts: list[dict[str, Tensor]] = []
+    for first, estimates in windows:
+        target = window_target(clip, first, estimates[0].points.shape[1])
+        weight = target.asked * torch.where(target.visible, 1.0, hidden)
+        told = estimates[-1].visibility[:, : target.visible.shape[1]]
+        wrong = F.softplus(torch.where(target.visible, -told, told))
+        parts.append({
+            "points": track_loss(_in_pixels(estimates, target), target.points, weight),
+            "visibility": mean_where(wrong, target.asked),
+        })
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+class Recipe(NamedTuple):
+    """The settings of one training of a CoTracker.
+
+    steps          of AdamW, one clip in each
+    learning_rate  the highest; see `fourfold.kit.training.one_cycle`
+    size, frames, points, speed  of `SyntheticClips`
+    iterations     M, of the model's updates
+    clip           norm that gradients are cut to
+    """
+
+    steps: int
+    learning_rate: float
+    size: tuple[int, int] = (96, 128)
+    frames: int = 12
+    points: int = 64
+    speed: float = 6.0
+    iterations: int = 3
+    clip: float = 1.0
+    weight_decay: float = 1e-5
+
+
+COURSE = Recipe(6_000, 1e-3)
+
+QUICK = COURSE._replace(steps=600)
+
+RECIPES = {"course": COURSE, "quick": QUICK}
+
+SMALL = {
+    "window": 8,
+    "width": 128,
+    "depth": 3,
+    "heads": 4,
+    "virtual_tracks": 16,
+    "features": 64,
+    "widths": (24, 32, 48, 64),
+    "levels": 2,
+    "resolution": (192, 256),
+    "highest": 16.0,
+}
+
+
+def train_cotracker(
+    recipe: Recipe,
+    clips: Dataset | None = None,
+    *,
+    model: CoTracker | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    minutes: float | None = None,
+    save_every: int = 250,
+    progress: bool = True,
+) -> tuple[CoTracker, list[StepRecord]]:
+    """Train a CoTracker by a recipe, and return it, in evaluation mode, with the log.
+
+    clips    a data set of Clip without a batch axis; SyntheticClips of the training photographs
+             when left out
+    model    to go on with; a new one of the course's small size when left out
+    seed     of the first weights and of the clips
+    folder, minutes, save_every, progress  as in `fourfold.kit.training.train`: a call with the same
+             folder and settings goes on where the last one stopped
+
+    Raises what `train` raises.
+    """
+    seed_everything(seed)
+    model = CoTracker("2", **SMALL) if model is None else model
+    model.train()
+    if clips is None:
+        clips = SyntheticClips(
+            load_photographs(TRAIN_PHOTOGRAPHS),
+            recipe.size,
+            frames=recipe.frames,
+            points=recipe.points,
+            speed=recipe.speed,
+        )
+
+    def loss(model: CoTracker, clip: Clip) -> Tensor:
+        windows = model.windows(clip.video, clip.queries, recipe.iterations)
+        return sum(course_loss(windows, clip).values())
+
+    records = train(
+        model,
+        loss,
+        DataLoader(clips, batch_size=1),
+        steps=recipe.steps,
+        folder=folder,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        seed=seed,
+        save_every=save_every,
+        minutes=minutes,
+        progress=progress,
+    )
+    return model.eval(), records
