@@ -26,7 +26,7 @@
 #
 # A **query** $q$ (查询点) is a point of a video: a frame and a place in it. The answer is a **track** $p$ (轨迹), the place of that same physical point in every frame, and a **visibility** $v$ (可见性), the probability that the point is seen there rather than hidden or out of the picture. Newer trackers add a **confidence** $c$ (置信度), the probability that the place is about right. A hidden point still has a place, behind whatever hides it.
 #
-# A score needs the **true track** $p^*$ and the true visibility $v^*$. Three questions are asked of the frames $m$ that count. Is the flag right, seen or hidden? That is $\mathrm{OA}$. Of the points that are truly visible, what share $\delta_k$ is placed within $k$ pixels? And, both together, how does the number of points that are seen and placed right compare with all that were missed or made up? That is the **Jaccard** (雅卡尔指数) $J_k$. Their averages over five thresholds are the columns of every table in this field.
+# A score needs the **true track** $p^*$ and the true visibility $v^*$. Three questions are asked of the frames $m$ that count. Is the flag right, seen or hidden? That is $\mathrm{OA}$. Of the points that are truly visible, what share $\delta_k$ is nearer to its true place than a threshold of distance, $k$ pixels? And, both together, how does the number of points that are seen and placed right compare with all that were missed or made up? That is the **Jaccard** (雅卡尔指数) $J_k$. Their averages over five thresholds are the columns of every table in this field.
 #
 # A score means little alone. A point that is said to stay put is the first thing to beat. The second is the flow $f$ of chapter 4, added up from frame to frame until a **round trip** $r$ (往返) fails to return. And where no truth is known, play the video forward and then backward, a **palindrome** (回文): the point must come home.
 
@@ -73,7 +73,7 @@ from fourfold.raft.raft import load_raft
 H, W, T = 128, 160, 24
 scene = photograph("motorcycle", height=190)
 cat = photograph("chelsea", height=96)
-face = torch.tensor([74.0, 42.0])  # the middle of the piece, in the cat's photograph
+face = (74.0, 42.0)  # the middle of the piece, in the cat's photograph
 
 
 def to_scene(t):
@@ -88,10 +88,9 @@ def to_cat(t):
     return translation(face[0] - x, face[1] - y) @ rotation(0.8 * (t - 12), centre=(x, y))
 
 
-# %%
 def on_piece(places):
     """Whether a place in the cat's photograph belongs to the piece that is cut out."""
-    return ((places - face) / torch.tensor([30.0, 34.0])).square().sum(dim=-1) < 1
+    return ((places - torch.tensor(face)) / torch.tensor([30.0, 34.0])).square().sum(dim=-1) < 1
 
 
 def paint(t):
@@ -132,7 +131,6 @@ def true_tracks(queries):
     return Tracks(torch.stack(paths, dim=1)[None], torch.stack(seen, dim=1)[None])
 
 
-# %%
 queries = torch.tensor(
     [
         [0, 40, 60],  # on the cat
@@ -147,10 +145,9 @@ queries = torch.tensor(
     dtype=torch.float32,
 )[None]
 truth = true_tracks(queries)
-hidden = (truth.visibility == 0).sum(dim=1)
-print("frames in which each of the points is hidden:", hidden[0].tolist())
 
-# %%
+
+# %% tags=["figure"]
 frames = [0, 8, 16, 23]
 
 
@@ -169,7 +166,6 @@ def draw_trails(tracks, last_title):
     return figure
 
 
-# %% tags=["figure"]
 show(
     draw_trails(truth, "true track p*"),
     alt="Four frames of the clip: a cat's face moves to the right in front of a motorcycle; eight "
@@ -180,7 +176,12 @@ print(credit("motorcycle"), "·", credit("chelsea"))
 
 # %% [markdown]
 # Rings are hidden points: they keep a place. The lines are the way each point has come in the picture, which is not its way in the world: the camera moves too.
-#
+
+# %%
+hidden = (truth.visibility == 0).sum(dim=1)
+print("frames in which each of the points is hidden or outside:", hidden[0].tolist())
+
+# %% [markdown]
 # ### One point, scored
 #
 # The tracker here is a chain of classical flow (iterative Lucas–Kanade, lesson 2 of chapter 4). The point lies on the engine and is hidden by the cat in the middle of the clip.
@@ -511,7 +512,7 @@ show(
 # %% [markdown]
 # ### The share within k pixels
 #
-# First equation 4 as it reads, point by point and frame by frame:
+# First equation 4 as it reads, point by point and frame by frame, tried on random errors and flags:
 
 
 # %%
@@ -525,13 +526,10 @@ def share_within_loop(errors, visible, k):
     return near / count
 
 
-# %%
-stretch = torch.tensor([256 / W, 256 / H])
-errors = ((tracks.points - truth.points) * stretch).norm(dim=-1)
-counted = evaluated_frames(queries, T, "first")
-visible, seen = truth.visible() & counted, tracks.visible() & counted
-by_loop = {k: share_within_loop(errors, visible, k) for k in THRESHOLDS}
-print({k: round(share, 3) for k, share in by_loop.items()})
+generator = torch.Generator().manual_seed(5)
+some_errors = 20 * torch.rand(1, 9, 4, generator=generator) ** 2
+some_visible, some_shown = torch.rand(2, 1, 9, 4, generator=generator) < 0.7
+print({k: round(share_within_loop(some_errors, some_visible, k), 3) for k in THRESHOLDS})
 
 
 # %% tags=["promote", "exercise"]
@@ -553,9 +551,10 @@ def share_within(
 
 # %% tags=["check"]
 for k in THRESHOLDS:
-    share = share_within(errors, visible, k)
+    share = share_within(some_errors, some_visible, k)
     assert share.shape == (1,), "one number for each video"
-    assert math.isclose(share.item(), by_loop[k], rel_tol=1e-6), f"differs from the loop at k = {k}"
+    expected = share_within_loop(some_errors, some_visible, k)
+    assert math.isclose(share.item(), expected, rel_tol=1e-6), f"not the loop's at k = {k}"
 edge = torch.tensor([[[1.0, 0.5, 0.5]], [[3.0, 3.0, 0.0]]])
 flags = torch.tensor([[[True, True, False]], [[True, True, True]]])
 assert share_within(edge, flags, 1).sub(torch.tensor([1 / 2, 1 / 3])).abs().max() < 1e-6, (
@@ -587,8 +586,8 @@ def jaccard_loop(errors, visible, shown, k):
     return right / (right + missed + made_up)
 
 
-jaccard_by_loop = {k: jaccard_loop(errors, visible, seen, k) for k in THRESHOLDS}
-print({k: round(share, 3) for k, share in jaccard_by_loop.items()})
+some = some_errors, some_visible, some_shown
+print({k: round(jaccard_loop(*some, k), 3) for k in THRESHOLDS})
 
 
 # %% tags=["promote", "exercise"]
@@ -617,9 +616,9 @@ def jaccard(
 
 # %% tags=["check"]
 for k in THRESHOLDS:
-    found = jaccard(errors, visible, seen, k)
+    found, expected = jaccard(*some, k), jaccard_loop(*some, k)
     assert found.shape == (1,), "one number for each video"
-    assert math.isclose(found.item(), jaccard_by_loop[k], rel_tol=1e-6), f"not the loop's, k = {k}"
+    assert math.isclose(found.item(), expected, rel_tol=1e-6), f"not the loop's at k = {k}"
 # Four points: right; far away; hidden and shown; visible and not shown.
 cases = torch.tensor([[[0.0, 9.0, 0.0, 0.0]]]), torch.tensor([[[1, 1, 0, 1]]]).bool()
 says = torch.tensor([[[1, 1, 1, 0]]]).bool()
@@ -631,7 +630,17 @@ assert jaccard(*twice, 4).sub(1 / 5).abs().max() < 1e-6, "videos are kept apart"
 
 
 # %% [markdown]
-# The whole clip as the Jaccard sees it. On the left the chain of classical flow; on the right the answer that every point stays where it was and is always seen:
+# The whole clip as the Jaccard sees it. The errors and flags, from the tracks:
+
+# %%
+stretch = torch.tensor([256 / W, 256 / H])
+errors = ((tracks.points - truth.points) * stretch).norm(dim=-1)
+counted = evaluated_frames(queries, T, "first")
+visible, seen = truth.visible() & counted, tracks.visible() & counted
+print("chained flow:", {k: round(jaccard_loop(errors, visible, seen, k), 3) for k in THRESHOLDS})
+
+# %% [markdown]
+# On the left the chain of classical flow; on the right the answer that every point stays where it was and is always seen:
 
 
 # %% tags=["figure"]
@@ -695,6 +704,7 @@ class Score(NamedTuple):
     jaccard: dict[int, float]
 
 
+# %% tags=["promote"]
 def _check_tracks(name: str, tracks: Tracks) -> None:
     _check_floating(f"{name}.points", tracks.points)
     _check_floating(f"{name}.visibility", tracks.visibility)
@@ -727,6 +737,21 @@ def _check_pair(predicted: Tracks, truth: Tracks) -> None:
             raise ValueError(f"{name}.points has numbers that are not finite; expected pixels")
 
 
+def _check_asked(queries: Tensor, truth: Tracks, size: tuple[int, int]) -> None:
+    for name, side in zip("HW", size, strict=True):
+        whole_number(name, side, least=1)
+    B, T, N, _ = truth.points.shape
+    _check_queries(queries, B, T, size)
+    if queries.shape[1] != N:
+        raise ValueError(f"queries has {queries.shape[1]} points; expected {N}, as truth.points")
+
+
+def _check_counted(visible: Tensor) -> None:
+    for b, count in enumerate(visible.sum(dim=(1, 2)).tolist()):
+        if count == 0:
+            raise ValueError(f"truth has no visible point that counts in video {b}; expected one")
+
+
 # %% tags=["promote"]
 def tap_vid_metrics(
     predicted: Tracks,
@@ -744,32 +769,24 @@ def tap_vid_metrics(
     queries          (B, N, 3) as (frame, x, y)
     size             (H, W) of the video whose pixels are the unit of both tracks
     mode             "first": the frames after the query count; "strided": all but the query's
-    threshold        of visibility, and
-    with_confidence  whether it is multiplied by the confidence, as in `Tracks.visible`
+    threshold, with_confidence  which predicted points are seen, as in `Tracks.visible`
     returns          Score, computed for each video and averaged over the batch
 
-    Distances are stretched by 256 / W and 256 / H and compared in float64. Raises TypeError for
-    tensors of whole numbers, ValueError for tracks whose shapes are wrong or differ, numbers that
-    are not finite, visibilities that are no probabilities, no queries, queries outside the video,
-    another mode, and a video with no visible point that counts.
+    Raises TypeError for tensors of whole numbers, ValueError for tracks whose shapes are wrong or
+    differ, numbers that are not finite or no probabilities, queries that are none or outside the
+    video, another mode, and a video with no visible point that counts.
 
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
     Source: Doersch et al. 2022, TAP-Vid (arXiv 2211.03726).
     """
     _check_pair(predicted, truth)
-    B, T, N, _ = truth.points.shape
-    H, W = (whole_number(name, side, least=1) for name, side in zip("HW", size, strict=True))
-    _check_queries(queries, B, T, (H, W))
-    if queries.shape[1] != N:
-        raise ValueError(f"queries has {queries.shape[1]} points; expected {N}, as truth.points")
-    counted = evaluated_frames(queries, T, mode)
+    _check_asked(queries, truth, size)
+    counted = evaluated_frames(queries, truth.points.shape[1], mode)
     visible, shown = truth.visible(0.5), predicted.visible(threshold, with_confidence)
     right = (shown == visible) & counted
     visible, shown = visible & counted, shown & counted
-    for b, count in enumerate(visible.sum(dim=(1, 2)).tolist()):
-        if count == 0:
-            raise ValueError(f"truth has no visible point that counts in video {b}; expected one")
-    stretch = truth.points.new_tensor([256 / W, 256 / H], dtype=torch.float64)
+    _check_counted(visible)
+    stretch = truth.points.new_tensor([256 / size[1], 256 / size[0]], dtype=torch.float64)
     errors = ((predicted.points.double() - truth.points.double()) * stretch).norm(dim=-1)
     within = {k: share_within(errors, visible, k).mean().item() for k in THRESHOLDS}
     overlap = {k: jaccard(errors, visible, shown, k).mean().item() for k in THRESHOLDS}
@@ -781,8 +798,8 @@ def tap_vid_metrics(
 # %% tags=["check"]
 score = tap_vid_metrics(tracks, truth, queries, (H, W))
 for k in THRESHOLDS:
-    assert math.isclose(score.within[k], by_loop[k], rel_tol=1e-6)
-    assert math.isclose(score.jaccard[k], jaccard_by_loop[k], rel_tol=1e-6)
+    assert math.isclose(score.within[k], share_within_loop(errors, visible, k), rel_tol=1e-6)
+    assert math.isclose(score.jaccard[k], jaccard_loop(errors, visible, seen, k), rel_tol=1e-6)
 perfect = tap_vid_metrics(truth, truth, queries, (H, W))
 assert perfect[:3] == (1, 1, 1), "the truth scores 1 on all three"
 
@@ -871,25 +888,30 @@ assert follow(start, 0 * slide, 0.22 * slide)[1].all(), (
 # A point on the engine and one on the cat, one frame later, on the flow $f$ of the first pair of frames. The miss $r$ is small for both. Then the same for a pixel that the cat is about to cover:
 
 
+# %%
+def draw_flow(axes, image, flow, spots, filled, step=8):
+    """A pale picture with arrows twice as long as the flow, and spots, some of them rings."""
+    axes.imshow(to_picture(255 - 0.5 * (255 - image)))
+    u, v = 2 * flow[0, :, ::step, ::step]
+    style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004}
+    axes.quiver(range(0, W, step), range(0, H, step), u, v, color=COLOURS["flow"], **style)
+    for spot, good in zip(spots[0], filled[0], strict=True):
+        axes.plot(*spot, "o", mfc=COLOURS["query"] if good else "none", mec=COLOURS["query"])
+    axes.set(xlabel="x (px)", xlim=(15, 130), ylim=(115, 35))
+
+
 # %% tags=["figure"]
-def draw_step(t=3, places=((101.0, 90.0), (40.0, 60.0), (77.0, 70.0)), step=8):
+def draw_step(t=3, places=((101.0, 90.0), (40.0, 60.0), (77.0, 70.0))):
     images = video[:, t], video[:, t + 1]
     there, back = classical(*images), classical(*images[::-1])
     points = torch.tensor(places)[None]
     end, trusted = follow(points, there, back)
     home = end + sample(back, end, padding="border").transpose(1, 2)
     figure, axes = canvas(1, 2, 6.6, 2.6, sharey=True)
-    names = f"flow f, on frame {t}", f"flow back b, on frame {t + 1}"
-    for each, flow, image, spots, name in zip(
-        axes, (there, back), images, (points, end), names, strict=True
-    ):
-        each.imshow(to_picture(255 - 0.5 * (255 - image)))
-        u, v = 2 * flow[0, :, ::step, ::step]
-        style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004}
-        each.quiver(range(0, W, step), range(0, H, step), u, v, color=COLOURS["flow"], **style)
-        for spot, good in zip(spots[0], trusted[0], strict=True):
-            each.plot(*spot, "o", mfc=COLOURS["query"] if good else "none", mec=COLOURS["query"])
-        each.set(title=name, xlabel="x (px)", xlim=(15, 130), ylim=(115, 35))
+    draw_flow(axes[0], images[0], there, points, trusted)
+    draw_flow(axes[1], images[1], back, end, trusted)
+    axes[0].set(title=f"flow f, on frame {t}", ylabel="y (px)")
+    axes[1].set_title(f"flow back b, on frame {t + 1}")
     misses = (home - points)[0].norm(dim=-1).tolist()
     for n, (dx, dy) in enumerate(((0, 12), (-8, -14), (22, -12))):
         label = f"round trip r = {misses[n]:.2f} px"
@@ -897,7 +919,6 @@ def draw_step(t=3, places=((101.0, 90.0), (40.0, 60.0), (77.0, 70.0)), step=8):
         place = (end[0, n, 0] + dx, end[0, n, 1] + dy)
         axes[1].annotate(label, end[0, n], place, size=7, ha="center", bbox=box,
                          arrowprops={"arrowstyle": "-", "linewidth": 0.8})  # fmt: skip
-    axes[0].set_ylabel("y (px)")
     return figure
 
 
@@ -1062,9 +1083,14 @@ def drifting(video, queries):
 
 
 three = torch.tensor([[[0.0, 5.0, 5.0], [1.0, 9.0, 5.0], [2.0, 5.0, 9.0]]])
-h = palindrome_error(drifting, video[:, :3], three)
+blank = torch.zeros(1, 3, 3, 16, 16)
+h = palindrome_error(drifting, blank, three)
 assert h.tolist() == [[20.0, 15.0, 10.0]], "frames 4, 3 and 2 mirror frames 0, 1 and 2"
-assert palindrome_error(stay_put, video, queries).max() == 0
+given = []
+numbered = blank + torch.arange(3.0).view(1, 3, 1, 1, 1)
+palindrome_error(lambda v, q: given.append(v[0, :, 0, 0, 0]) or stay_put(v, q), numbered, three)
+assert given[0].tolist() == [0, 1, 2, 1, 0], "the video, then its reverse, the middle frame once"
+assert palindrome_error(stay_put, blank, three).max() == 0, "who stays is at home"
 
 # %% [markdown]
 # ## On real input
@@ -1075,7 +1101,7 @@ assert palindrome_error(stay_put, video, queries).max() == 0
 
 # %%
 raft = load_raft()
-learned = remembered(partial(raft.estimate, iterations=12))
+learned = remembered(lambda image1, image2: raft.estimate(image1, image2, 12).full)
 trackers = {
     "stay put": stay_put,
     "chained iLK": partial(chained_flow, estimate_flow=classical),
@@ -1124,8 +1150,7 @@ print(f"a true step is {steps[both].norm(dim=-1).median():.2f} px long (median)"
 for name, estimate_flow in {"iLK": classical, "RAFT": learned}.items():
     moved = []
     for t in range(T - 1):
-        flow = getattr(estimate_flow(video[:, t], video[:, t + 1]), "full", None)
-        flow = estimate_flow(video[:, t], video[:, t + 1]) if flow is None else flow
+        flow = estimate_flow(video[:, t], video[:, t + 1])
         moved.append(sample(flow, truth.points[:, t])[0].T)
     misses = (torch.stack(moved) - steps)[both]
     print(f"{name:>5}: off by {misses.norm(dim=-1).median():.3f} px (median)")
@@ -1140,7 +1165,7 @@ for name, estimate_flow in {"iLK": classical, "RAFT": learned}.items():
 
 # %% tags=["figure"]
 def draw_drift():
-    figure, axes = canvas(1, 2, 7.6, 2.8, sharey=True)
+    figure, axes = canvas(1, 2, 6.6, 2.6, sharey=True)
     for each, name in zip(axes, ("chained iLK", "chained RAFT"), strict=True):
         misses = (answers[name].points - truth.points)[0].norm(dim=-1)
         seen = answers[name].visible()[0]
@@ -1154,7 +1179,7 @@ def draw_drift():
     axes[0].set_ylabel("distance from truth (px)")
     axes[1].plot([], [], color=COLOURS["query"], label="hidden or outside for a while")
     axes[1].plot([], [], color=COLOURS["muted"], label="never hidden")
-    axes[1].legend(loc="lower right")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -1205,7 +1230,7 @@ for name, h in homes.items():
 # %% tags=["figure"]
 def draw_palindrome(name="chained iLK"):
     way = trackers[name](there_and_back, queries).points[0]
-    figure, (picture, chart) = canvas(1, 2, 7.6, 3.0)
+    figure, (picture, chart) = canvas(1, 2, 7.0, 2.6)
     picture.imshow(to_picture(video[:, 0].squeeze(0)))
     for n in range(way.shape[1]):
         ink = COLOURS["query"] if hidden[0, n] else "white"
