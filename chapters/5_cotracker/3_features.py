@@ -307,7 +307,7 @@ show(
 #
 # ### The encoder
 #
-# It is built from the residual blocks of [chapter 4](../4_raft/3_encoders.ipynb), two for each stage, with **instance norm** (实例归一化): each channel of each frame is brought to mean 0 and variance 1 over its pixels, with nothing to learn and $10^{-5}$ added to the variance before the root. A frame that is darker as a whole gets the same features, and no frame depends on its neighbours.
+# It is built from the residual blocks of [chapter 4](../4_raft/3_encoders.ipynb), two for each stage, with **instance norm** (实例归一化): each channel of each frame is brought to mean 0 and variance 1 over its pixels, with nothing to learn and $10^{-5}$ added to the variance before the root. A frame with half the contrast gets nearly the same features, and no frame depends on its neighbours.
 #
 # RAFT divides the size by 8 and takes the last stage alone. A tracker must tell places apart that are two pixels from each other, so this encoder stays at a quarter. A fourth stage sees further, and all four are heard: fine ones for place, coarse ones for what the place belongs to.
 
@@ -948,7 +948,7 @@ for N in numbers:
     print(f"{N:3d} points: ", ", ".join(f"{n} {ratio:.1f}" for n, ratio in others.items()))
 
 # %% [markdown]
-# Memory falls by the ratio of equation 9. Time does not: for few points the windows are ahead, for many the whole frame comes closer, and here, on small frames, it may draw level. All points of a frame times all its places are one large matrix product, which a processor computes at its full speed, while patches are fetched from many places and memory is slow. Maps grow with the frame and windows do not, so that at 384 × 512 pixels the windows keep their lead longer; and what does not fit into memory has no speed at all.
+# Memory falls by the ratio of equation 9. Time does not: for few points the windows are ahead, for many the whole frame comes closer, and here, on small frames, it may draw level or pass. All points of a frame times all its places are one large matrix product, which a processor computes at its full speed, while patches are fetched from many places and memory is slow. Maps grow with the frame and windows do not, so that at 384 × 512 pixels the windows keep their lead longer; and what does not fit into memory has no speed at all.
 #
 # Products first is not always fewer multiplications. With $P$ vectors for a window, it makes $(2r+2)^2\,P\,d$ products and blends $P$ numbers a place; vectors first makes $(2r+1)^2\,P\,d$ and blends $d$ numbers a place. Version 3 has $P = 49$:
 
