@@ -42,6 +42,7 @@ class FeatureEncoder(nn.Module):
         self.conv2 = nn.Conv2d(sum(widths), 2 * outputs, 3, padding=1)
         self.norm2 = nn.InstanceNorm2d(2 * outputs, eps=1e-5)
         self.conv3 = nn.Conv2d(2 * outputs, outputs, 1)
+        self.apply(_initialise)
 
     def forward(self, frames: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F C H/4 W/4"]:
         _check_frames(frames)
@@ -52,6 +53,12 @@ class FeatureEncoder(nn.Module):
             x = layer(x)
             stages.append(F.interpolate(x, size, mode="bilinear", align_corners=True))
         return self.conv3(self.norm2(self.conv2(torch.cat(stages, dim=1))).relu_())
+
+
+def _initialise(layer: nn.Module) -> None:
+    """Draw the weights of a convolution so that gradients keep their size, as RAFT does."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
