@@ -667,11 +667,11 @@ class Recipe(NamedTuple):
     weight_decay: float = 1e-5
 
 
-FEATURES = Recipe("features", 800, 2, 1e-3, points=64)
+FEATURES = Recipe("features", 500, 2, 1e-3, points=64)
 
-UPDATE = Recipe("update", 3_000, 4, 1e-3)
+UPDATE = Recipe("update", 2_400, 4, 1e-3)
 
-ALL = Recipe("all", 600, 1, 3e-4, frames=24, points=64)
+ALL = Recipe("all", 400, 1, 3e-4, frames=24, points=64)
 
 RECIPES = {"features": FEATURES, "update": UPDATE, "all": ALL}
 
