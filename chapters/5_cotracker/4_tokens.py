@@ -32,7 +32,7 @@
 # %% [markdown]
 # ## Figure
 #
-# ### One token, drawn to scale
+# ### A clip with exact tracks
 #
 # A clip with exact tracks comes from [lesson 8](8_learning.ipynb), which paints layers of photographs that move; how it does that is not needed here. Three of its points matter below: two neighbours that are always visible, and one that is hidden for a while. Nine more are there to make a crowd.
 
@@ -81,7 +81,33 @@ names = {0: "one point", 1: "its neighbour", 2: "a hidden point"}
 tuple(video.shape), tuple(points.shape)
 
 
+# %% tags=["figure"]
+def draw_tracks():
+    times = [0, 5, 10, 15]
+    titles = [f"frame {t}" for t in times]
+    titles[0] = "frame 0: tracks p"
+    return film_strip(video[0, times], points[times, :3], visible[times, :3], titles, width=7.2)
+
+
+show(
+    draw_tracks(),
+    alt="Four frames of a clip of layered photographs, two dots beside each other on a layer that "
+    "moves, and a ring where a third point is hidden",
+    photo=True,
+)
+print(*(credit(name) for name in HELD_OUT_PHOTOGRAPHS), sep=" · ")
+
+# %%
+for n, name in names.items():
+    moved = (points[-1, n] - points[0, n]).norm()
+    count = (~visible[:, n]).sum()
+    print(
+        f"{name:>14}: moves {moved:4.1f} px of the video, hidden in {count} of {len(video[0])} frames"
+    )
+
 # %% [markdown]
+# ### One token, drawn to scale
+#
 # Now look inside the model of [lesson 6](6_cotracker.ipynb) while it works. It has the sizes of the released one but for its depth, which no token depends on, and weights that have not learned. So it is given the true tracks as its guess: these are the tokens at the moment when the points are found. Two hooks (钩子), functions that PyTorch calls on a module's inputs, do both.
 
 
@@ -158,11 +184,11 @@ def draw_token(axes, pieces, added, title):
     for name, values in pieces.items():
         ink = COLOURS[INKS.get(name.split()[0], "query")]
         axes.add_patch(Rectangle((start, -0.45), len(values), 0.9, fc=ink))
-        label = f"{name}  {len(values)}"
+        label = f"{name} {len(values)}"
         if len(values) > 1:
             wide = len(values) > 150
             style = {"ha": "center", "va": "center", "color": "white", "size": 8 if wide else 6}
-            text = label if wide else label.replace("  ", "\n")
+            text = label if wide else f"{name}\n{len(values)}"
             axes.text(start + len(values) / 2, 0, text, **style)
         else:
             narrow.append(label)
@@ -177,7 +203,8 @@ def draw_token(axes, pieces, added, title):
     for y, values in enumerate(rows.values(), start=1):
         extent = (0, start, y + 0.45, y - 0.45)
         axes.imshow(values[None], cmap="cividis", vmin=-1, vmax=1, extent=extent, aspect="auto")
-    axes.set(xlim=(-2, 1112), ylim=(len(rows) + 0.5, -0.7), title=title)
+    axes.set(xlim=(-2, 1112), ylim=(len(rows) + 0.5, -0.7))
+    axes.set_title(title, loc="left" if right else "right")
     axes.set_yticks(range(len(rows) + 1), ["", *rows])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelbottom=False)
@@ -197,34 +224,9 @@ show(
     alt="Two bars of 456 and 1110 numbers at the same scale, cut into the pieces of a token, and "
     "below each the values of the pieces, the vectors that are added, and the sum as strips",
 )
-print("credit:", "; ".join(credit(name) for name in HELD_OUT_PHOTOGRAPHS))
 
 # %% [markdown]
-# The bars are at one scale: a number is as wide above as below. Dark is −1 and less, light 1 and more. Version 2 gives a quarter of its token to the motion; version 3 nearly all to correlations, which it needs to find the way without a feature that it may refine. Place and time are not pieces: they are added to all numbers, and the first layer that reads the sum has to tell them apart.
-#
-# The three points are these. The photographs are cut into layers; the first two points lie on one of them.
-
-
-# %% tags=["figure"]
-def draw_tracks():
-    times = [0, 5, 10, 15]
-    titles = [f"frame {t}" for t in times]
-    titles[0] = "frame 0: tracks p"
-    return film_strip(video[0, times], points[times, :3], visible[times, :3], titles, width=7.2)
-
-
-show(
-    draw_tracks(),
-    alt="Four frames of a clip of layered photographs, two dots beside each other on a layer that "
-    "moves, and a ring where a third point is hidden",
-    photo=True,
-)
-for n, name in names.items():
-    moved = (points[-1, n] - points[0, n]).norm()
-    count = (~visible[:, n]).sum()
-    print(
-        f"{name:>14}: moves {moved:4.1f} px of the video, hidden in {count} of {len(video[0])} frames"
-    )
+# The bars are at one scale: a number is as wide above as below. Dark is −1 and less, light 1 and more. Version 2 gives more than a quarter of its token to the motion; version 3 nearly all to correlations, which it needs to find the way without a feature that it may refine. Place and time are not pieces: they are added to all numbers, and the first layer that reads the sum has to tell them apart.
 
 # %% [markdown]
 # ## Formula
@@ -421,8 +423,9 @@ def draw_time(width=64):
         axes[2].plot(t, sinusoids(t, width)[:, k], color=COLOURS[ink], lw=0.8)
         marks = time_embedding(frames, width, length)[:, k]
         axes[2].plot(at, marks, "o-", color=COLOURS[ink], ms=3, lw=0.4, label=f"sine of ω_{k}")
-    axes[2].set(title="where the stretched\nvectors come from", xlabel="frame of 60")
-    axes[2].legend(loc="lower right")
+    axes[2].set(title="where the stretched\nvectors come from", xlabel=f"frame of {length}")
+    axes[2].set_ylim(-1.1, 1.7)
+    axes[2].legend(loc="upper right", ncols=2, fontsize=7)
     return figure
 
 
@@ -549,11 +552,12 @@ assert difference.abs().max() < 1e-5
 # %% tags=["figure"]
 def draw_place():
     figure, axes = canvas(1, 3, 7.4, 2.35, width_ratios=[4, 4, 3.4])
+    k = 20
     middle = torch.tensor([breadth / 2, height / 2])
     here = place_embedding(middle, 456, (height, breadth))
     distances = (whole_map[0] - here[:, None, None]).norm(dim=0)
     panels = (
-        (whole_map[0, 40] + whole_map[0, half + 40], "place ρ: number 40\nplus number 268"),
+        (sum(whole_map[0, [k, half + k]]), f"place ρ: number {k}\nplus number {half + k}"),
         (distances, "distance of place ρ\nfrom the middle's"),
     )
     for each, (values, title) in zip(axes, panels, strict=False):
@@ -564,22 +568,23 @@ def draw_place():
     axes[2].plot(x, x.sin(), color=COLOURS["muted"], label="sine of ω_0")
     blend = place_embedding(torch.stack([x, x], dim=-1), 456, (height, breadth))[:, 0]
     axes[2].plot(x, blend, color=COLOURS["first"], label="blend β")
-    axes[2].plot([2, 2.7], [-0.9, -0.9], "|-", color=COLOURS["query"], lw=1)
-    axes[2].text(2.75, -0.95, "fraction f = 0.7", size=8, color=COLOURS["query"])
-    axes[2].set(title="between the pixels", xlabel="x (px of the features)")
-    axes[2].legend(loc="upper right")
+    axes[2].plot([1, 1.7], [-1.3, -1.3], "|-", color=COLOURS["query"], lw=1)
+    axes[2].text(1.9, -1.38, "fraction f = 0.7", size=8, color=COLOURS["query"])
+    axes[2].set(title="between the pixels", xlabel="x (px of the features)", ylim=(-1.6, 1.9))
+    axes[2].legend(loc="upper right", ncols=2, fontsize=7)
     return figure
 
 
 show(
     draw_place(),
     alt="The sum of a wave along x and one along y over the map; the distance of each pixel's "
-    "vector from the middle's, with contours that are diamonds near by; and a sine with the "
+    "vector from the middle's, with contours like a star; and a sine with the "
     "straight lines that blend it between whole pixels",
+    photo=True,
 )
 
 # %% [markdown]
-# The distance grows fast at first and then slowly: a vector says exactly what is near, and roughly what is far. Between pixels the fastest waves are a little lower than the true sine. The release blends, so published weights expect the blend.
+# The distance grows fast at first and then slowly: a vector says exactly what is near, and roughly what is far. It reaches far along the two axes, where only one half of the vector changes. Between pixels the fastest waves are a little lower than the true sine. The release blends, so published weights expect the blend.
 #
 # ### Motion, as version 2 writes it
 #
@@ -714,7 +719,7 @@ def draw_hazard():
     waves = motion_embedding(torch.stack([m, 0 * m], dim=-1))[:, 2:]
     axes[1].plot(m, (waves - waves[0]).norm(dim=-1), color=COLOURS["flow"], lw=0.8)
     axes[1].annotate("", (0, 0.4), (2 * math.pi / nu, 0.4), arrowprops={"arrowstyle": "<->"})
-    axes[1].text(0.01, 0.7, "2π / spacing ν", size=8)
+    axes[1].text(0.012, 0.9, "2π / spacing ν", size=8)
     axes[1].set(title="distance of the waves\nfrom those of no motion", ylim=(0, 9))
     for each in axes[:2]:
         each.set_xlabel("motion m (px of the features)")
@@ -737,7 +742,7 @@ show(
 # %% [markdown]
 # Left: a motion that is known to 0.006 pixels only (dots) sees a slow wave that is not there. Middle: a motion of a hundredth of a pixel is as far from no motion as any other is, and after a fifth of a pixel the waves are back. Right: the slope is 1 everywhere, a change of $\varepsilon$ becomes a change of almost $1000\,\varepsilon$, until there is nothing left to change.
 #
-# What follows? Two computers that add in another order differ by $10^{-6}$ pixels after one iteration, and by $10^{-3}$ in the tokens of the next. Six iterations can make pixels of that. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights, and a test that compares two implementations end to end must choose its tolerance with this in mind. `highest` is an argument for that reason: a model that is trained anew can do with less.
+# What follows? Two computers that add in another order differ by $10^{-6}$ pixels after one iteration, and by $10^{-3}$ in the tokens of the next. A few iterations can make pixels of that, as *What breaks* shows. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights. `highest` is an argument for that reason: a model that is trained anew can do with less.
 
 # %% [markdown]
 # ### Motion, as version 3 writes it
@@ -816,25 +821,24 @@ assert fourier_features(torch.zeros(2, 3, 4)).shape == (2, 3, 84), "ten octaves 
 
 # %%
 def place_of_sines(P=4, octaves=10):
-    found = torch.zeros(P, octaves)
-    for n in range(P):
-        values = torch.zeros(P).double()
-        values[n] = 1e-3  # so small that a sine is its angle
-        sines = fourier_features(values, octaves)[: P * (1 + octaves)]
-        moved = sines.nonzero()[:, 0]
-        found[n] = moved[sines[moved].argsort(stable=True)][1:]  # the value itself comes first
-    return found
+    """The number of the sine of each value (row) at each frequency (column)."""
+    found = []
+    for value in torch.eye(P).double() * 1e-3:  # so small that a larger angle has a larger sine
+        sines = fourier_features(value, octaves)[P : P * (1 + octaves)]
+        found.append(P + sines.argsort()[-octaves:])
+    return torch.stack(found)
 
 
 # %% tags=["figure"]
 def draw_order():
     figure, axes = canvas(1, 2, 7.4, 2.1)
     ours = place_of_sines()
-    other = 4 + torch.arange(40).view(4, 10)
+    other = len(ours) + torch.arange(ours.numel()).view_as(ours)
     titles = ("motion φ: frequency by frequency", "value by value: wrong for version 3")
     for each, order, title in zip(axes, (ours, other), titles, strict=True):
         draw_pixels(each, order, limits=(-20, 50), fontsize=7)
         each.set(title=title, xlabel=f"K octaves, K = {order.shape[1]}: frequency 2^k", ylabel="")
+        each.set_yticklabels([])
     axes[0].set_yticklabels(["x to next", "y to next", "x from last", "y from last"])
     axes[0].set_ylabel("values z of the steps d")
     return figure
@@ -884,8 +888,9 @@ def draw_embeddings():
     ):
         for n, each in enumerate(row):
             each.imshow(values[:, n], **style)
+            each.autoscale(False)
             for t in (~visible[:, n]).nonzero()[:, 0].tolist():
-                each.plot(-3, t, "s", color=COLOURS["query"], ms=3, clip_on=False)
+                each.plot(values.shape[2] + 1, t, "s", color=COLOURS["query"], ms=3, clip_on=False)
             each.set_title(f"{label} of {names[n]}")
         row[0].set_ylabel("frame")
     axes[0, 0].set_xlabel("x, y, then E waves of x and of y")
@@ -1089,6 +1094,33 @@ print(f"version 2, place y before x:   {(wrong - right).norm() / right.norm():.0
 print(f"version 3, motion value by value: {answer_change(model3, tokens3[0, -1], by_value):.0%}")
 
 # %% [markdown]
+# ### Rounding becomes motion
+#
+# Each iteration feeds the points back. A small version 2 that has not learned tracks the clip, once in float32 and once in float64. Its head is five times as large as at the start of a training, so that the points move. The same with a lower `highest`:
+
+
+# %%
+def rounding(highest):
+    """How far the points move, and how far float32 leads them from float64 (px of the video)."""
+    torch.manual_seed(0)
+    sizes = {"width": 96, "heads": 4, "depth": 1, "features": 32, "widths": (16, 16, 16, 16)}
+    small = CoTracker("2", highest=highest, **sizes).eval()
+    with torch.no_grad():
+        small.update.transformer.flow_head.weight *= 5
+        single = small(video[:, :8], queries, 6).points
+        double = small.double()(video[:, :8].double(), queries.double(), 6).points
+    return (single - queries[:, None, :, 1:]).abs().max(), (single - double).abs().max()
+
+
+for highest in (1000.0, 100.0, 16.0):
+    moved, led = rounding(highest)
+    print(
+        f"highest {highest:4.0f}: points move {moved:4.1f} px, float32 leads them {led:.0e} px away"
+    )
+
+# %% [markdown]
+# Seven digits of arithmetic, and with the release's frequencies few of them reach the result: two correct programs can disagree. So compare implementations piece by piece, on the same input, and choose the tolerance of a whole run with this in mind. The frozen numbers that test this course were made with weights that are small for these columns.
+#
 # ### Half precision
 #
 # Half precision halves memory, and the numbers of a token are no larger than 10. But it rounds the motion before any frequency sees it. The largest error of a wave, for the motions of the clip:
