@@ -204,7 +204,7 @@ def draw_token(axes, pieces, added, title):
         extent = (0, start, y + 0.45, y - 0.45)
         axes.imshow(values[None], cmap="cividis", vmin=-1, vmax=1, extent=extent, aspect="auto")
     axes.set(xlim=(-2, 1112), ylim=(len(rows) + 0.5, -0.7))
-    axes.set_title(title, loc="left" if right else "right")
+    axes.set_title(title, loc="left" if right else "right", fontsize=9)
     axes.set_yticks(range(len(rows) + 1), ["", *rows])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelbottom=False)
@@ -289,7 +289,7 @@ show(
 #
 # Letters of shapes: $B$ videos, $N$ points, $P$ values side by side, $H$ and $W$ the size of the features, a quarter of the video's. Places are (x, y), x to the right, y down. Correlation and feature are made in [lesson 3](3_features.ipynb); mask, visibility and confidence are one number each, from [lesson 6](6_cotracker.ipynb).
 #
-# > **Where the code leaves the paper.** The paper says what a token holds: the motion since the window's first frame and an embedding of it, visibility, feature and correlation, and, added, embeddings of place and time. Which frequencies these have, in which order the numbers stand, and that the mask is one of them, only the release says; equations 1 to 8 are the release's. Its three embeddings use three orders: blocks of sines and cosines for time and place, sines and cosines in turn for version 2's motion, frequency by frequency for version 3's. None is better. Weights that have learned one are wrong with another.
+# > **Where the code leaves the paper.** The paper says what a token holds: the motion since the window's first frame and an embedding of it, visibility, feature and correlation, and, added, embeddings of place and time. Which frequencies these have and in which order the numbers stand is read from the release; equations 1 to 8 are the release's. Its three embeddings use three orders: blocks of sines and cosines for time and place, sines and cosines in turn for version 2's motion, frequency by frequency for version 3's. None is better. Weights that have learned one are wrong with another.
 
 # %% [markdown]
 # ## Code
@@ -436,7 +436,7 @@ show(
 )
 
 # %% [markdown]
-# A stretch keeps the slow waves and spoils the fast ones: where frames are read more than half a period apart, a sine looks like another one (混叠, aliasing). The vectors still differ from frame to frame, which is what the transformer needs; that it meets the same ones again for the same number of frames, it has to learn.
+# A stretch keeps the slow waves and spoils the fast ones: where frames are read more than half a period apart, a sine looks like another one (混叠, aliasing). The vectors still differ from frame to frame, which is what the transformer needs, but a clip of another length has other ones.
 #
 # ### Place: a map that is two lines
 #
@@ -742,7 +742,7 @@ show(
 # %% [markdown]
 # Left: a motion that is known to 0.006 pixels only (dots) sees a slow wave that is not there. Middle: a motion of a hundredth of a pixel is as far from no motion as any other is, and after a fifth of a pixel the waves are back. Right: the slope is 1 everywhere, a change of $\varepsilon$ becomes a change of almost $1000\,\varepsilon$, until there is nothing left to change.
 #
-# What follows? Two computers that add in another order differ by $10^{-6}$ pixels after one iteration, and by $10^{-3}$ in the tokens of the next. A few iterations can make pixels of that, as *What breaks* shows. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights. `highest` is an argument for that reason: a model that is trained anew can do with less.
+# What follows? Let two computers add in another order, and differ by $10^{-6}$ pixels after one iteration: the tokens of the next differ by $10^{-3}$. A few iterations can make pixels of that, as *What breaks* shows. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights. `highest` is an argument for that reason: a model that is trained anew can do with less.
 
 # %% [markdown]
 # ### Motion, as version 3 writes it
@@ -905,9 +905,20 @@ show(
 )
 
 # %% [markdown]
-# A square beside a frame marks that the point is hidden there; its motion goes on, and neither embedding knows. The two neighbours lie on the same layer and move nearly alike. Version 3's pictures of them can hardly be told apart. Version 2's agree in their slow waves at the left edge of each half, where the spacing begins; the fast ones look like noise.
+# A square beside a frame marks that the point is hidden there; its motion goes on, and neither embedding knows. The two neighbours lie on the same layer and move nearly alike. Version 3's pictures of them can hardly be told apart. Version 2's look like noise, and agree at most in the slow waves at the left of each half:
 
 # %%
+unlike = (first_three[:, 0] - first_three[:1, 0] - first_three[:, 1] + first_three[:1, 1]).norm(
+    dim=-1
+)
+print(f"the motions of the neighbours differ by up to {unlike.max():.3f} px of the features")
+waves = as_version2[1:, :, 2:].unflatten(
+    -1, (2, E // 2, 2)
+)  # frames, points, parts, frequencies, sine and cosine
+differences = (waves[:, 0] - waves[:, 1]).abs().mean(dim=(0, 1, 3))
+print(
+    "mean difference of the waves, slow to fast:", [f"{x:.2f}" for x in differences[1::6].tolist()]
+)
 for name, values in (("μ", as_version2[..., 2:]), ("φ", as_version3[..., 4:])):
     close, far = ((values[1:, 0] - values[1:, n]).norm(dim=-1).mean() for n in (1, 2))
     print(f"waves of {name}: the neighbour is {close:.2f} away, the hidden point {far:.2f}")
@@ -953,7 +964,7 @@ show(
 )
 
 # %% [markdown]
-# The place and version 3's steps are maps of pixels: what is nearer is nearer. Version 2's waves say "the same" or "not the same", and little more: beyond a hundredth of a pixel all pairs are about equally far apart. How far two motions differ, the transformer reads from the two plain numbers, and from the feature and the correlation. That the released model tracks well all the same shows how little of a token it may need; that version 3 changed this piece shows that its authors saw it.
+# The place and version 3's steps are maps of pixels: what is nearer is nearer. Version 2's waves say "the same" or "not the same", and little more: beyond a hundredth of a pixel all pairs are about equally far apart. How far two motions differ, the transformer reads from the two plain numbers, and from the feature and the correlation. That the released version 2 tracks well all the same suggests that a transformer can do without some of its inputs; version 3 has replaced this one.
 
 # %% [markdown]
 # ## Exercises
