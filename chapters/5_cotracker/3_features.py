@@ -65,7 +65,7 @@ from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, show, to_picture
 from fourfold.kit.images import credit, stereo_pair
 from fourfold.kit.notebook import shows_error
 from fourfold.kit.video import bundled_clip, clip_credit, read_video
-from fourfold.raft.encoders import ResidualBlock
+from fourfold.raft.encoders import ResidualBlock, _initialise
 
 # %%
 TRAINED = None  # a trained FeatureEncoder goes here; None: random weights
@@ -307,7 +307,7 @@ show(
 #
 # ### The encoder
 #
-# It is built from the residual blocks of [chapter 4](../4_raft/3_encoders.ipynb), two for each stage, with **instance norm** (实例归一化): each channel of each frame is brought to mean 0 and variance 1 over its pixels, with nothing to learn and $10^{-5}$ added to the variance before the root. A frame with half the contrast gets nearly the same features, and no frame depends on its neighbours.
+# It is built from the residual blocks of [chapter 4](../4_raft/3_encoders.ipynb), two for each stage, with **instance norm** (实例归一化): each channel of each frame is brought to mean 0 and variance 1 over its pixels, with nothing to learn and $10^{-5}$ added to the variance before the root. A frame with half the contrast gets nearly the same features, and no frame depends on its neighbours. Weights begin as RAFT's do, drawn so that gradients keep their size.
 #
 # RAFT divides the size by 8 and takes the last stage alone. A tracker must tell places apart that are two pixels from each other, so this encoder stays at a quarter. A fourth stage sees further, and all four are heard: fine ones for place, coarse ones for what the place belongs to.
 
@@ -364,6 +364,7 @@ class FeatureEncoder(nn.Module):
         self.conv2 = nn.Conv2d(sum(widths), 2 * outputs, 3, padding=1)
         self.norm2 = nn.InstanceNorm2d(2 * outputs, eps=1e-5)
         self.conv3 = nn.Conv2d(2 * outputs, outputs, 1)
+        self.apply(_initialise)
 
     def forward(self, frames: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F C H/4 W/4"]:
         _check_frames(frames)
@@ -1050,7 +1051,7 @@ for t in (1, 2):
     print(f"frame {t}: {share:.2%} of all places are more alike than the marked one")
 
 # %% [markdown]
-# These are features of random weights: they know textures, not things, and the whole bicycle is alike. The fine level has a peak at the chain wheel, with rivals elsewhere in the frame. A window rules out all rivals that are further off than the guess can be.
+# These are features of random weights: they know textures, not things, and the whole bicycle is alike. The fine level has its peak at the chain wheel, and lesser peaks in many other places. A window rules out all rivals that are further off than the guess can be.
 #
 # ### How often is the peak right?
 #
