@@ -42,7 +42,9 @@ def official_state_dict(variant: str) -> dict[str, Tensor]:
     `pos_emb` is left out; `time_emb` has its shape, which tells the window, and zeros.
     """
     shapes = json.loads((REFERENCE / "cotracker_keys.json").read_text())[variant]
-    state = {name: _parameter(name, shape) for name, shape in shapes.items() if name not in COMPUTED}
+    state = {
+        name: _parameter(name, shape) for name, shape in shapes.items() if name not in COMPUTED
+    }
     return {"time_emb": torch.zeros(shapes["time_emb"]), **state}
 
 
