@@ -80,12 +80,13 @@ on_bicycle = torch.arange(len(places)) < len(bicycle)
 print("video", tuple(video.shape), " queries", tuple(queries.shape))
 
 # %% [markdown]
-# A hook on each part of the model keeps what the part takes and gives, call by call. Twelve frames make two windows of eight, which share four.
+# A hook on some parts of the model keeps what they take and give, call by call. Twelve frames make two windows of eight, which share four.
 
 # %%
 torch.manual_seed(0)
 model = CoTracker("2").eval()
 taken, given = defaultdict(list), defaultdict(list)
+INSIDE = ("input_transform", "time_blocks.0")
 
 
 def keep(name):
@@ -96,7 +97,8 @@ def keep(name):
     return hook
 
 
-hooks = [part.register_forward_hook(keep(name)) for name, part in model.named_modules()]
+names = ["fnet", "update.transformer", *(f"update.transformer.{x}" for x in INSIDE)]
+hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
 with torch.no_grad():
     windows = dict(model.windows(video[:, :12], queries, iterations=2))
 for hook in hooks:
