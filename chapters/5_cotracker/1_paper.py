@@ -311,7 +311,7 @@ as_table(card.overcomes, "paper", "gap")
 #
 # $$ (\Delta P, \Delta Q) = \Psi(G), \qquad P^{(m+1)} = P^{(m)} + \Delta P, \qquad Q^{(m+1)} = Q^{(m)} + g(\Delta Q) \tag{6} $$
 #
-# The number $m$ counts iterations; $g$ is a small learned layer. Both parts of $\Delta$ come from one output of the transformer. The places in one equation with RAFT's flow, $f_{n+1} = f_n + \Delta$: again an estimate, and a correction by a network that sees what the estimate leads to. After the last iteration the visibility $v$ is read from the feature.
+# The number $m$ counts iterations; $g$ is a small learned layer. Both parts of $\Delta$ come from one output of the transformer. RAFT's $f_{n+1} = f_n + \Delta$ has the same shape: an estimate, and a correction by a network that sees what the estimate leads to. After the last iteration the visibility $v$ is read from the feature.
 #
 # ### What it costs
 #
