@@ -414,7 +414,7 @@ def refine_loop(model, maps, features, start, active, known, iterations):
     """Equations 4 to 7 for one window: maps (S, d, h, w), start of (S, N, 2) and (S, N)."""
     update, (p, v) = model.update, start
     Q = features.expand(len(p), -1, -1)
-    size = [side // 4 for side in model.sizes.resolution]
+    size = tuple(side // 4 for side in model.sizes.resolution)
     place = place_embedding(p[0], update.inputs, size)
     time = time_embedding(len(p), update.inputs)[:, None]
     for _ in range(iterations):
@@ -495,7 +495,7 @@ class Window(NamedTuple):
     known    (B, S, N) the frame is not before the query, and no earlier window settled it
     """
 
-    levels: list[Float[Tensor, "F h w C"]]
+    levels: list[Float[Tensor, "F _ _ C"]]
     frames: Int[Tensor, "B S"]
     active: Bool[Tensor, "B N"]
     known: Bool[Tensor, "B S N"]
@@ -751,7 +751,7 @@ class Update2(nn.Module):
     ) -> list[Estimate]:
         points, visibility, _ = start
         B, S, N, _ = points.shape
-        grid = [side // STRIDE for side in self.sizes.resolution]
+        grid = tuple(side // STRIDE for side in self.sizes.resolution)
         place = place_embedding(points[:, 0], self.inputs, grid)[:, None]
         time = time_embedding(S, self.inputs).to(points)[:, None]
         features = (anchors * window.active[..., None])[:, None].expand(B, S, N, -1)
@@ -859,7 +859,7 @@ class CoTracker(nn.Module):
         """All frames make one window: version 3, offline."""
         return self.version == "3" and self.mode == "offline"
 
-    def pyramid(self, video: Float[Tensor, "B T 3 H W"]) -> list[Float[Tensor, "F h w C"]]:
+    def pyramid(self, video: Float[Tensor, "B T 3 H W"]) -> list[Float[Tensor, "F _ _ C"]]:
         """Features of all frames, F = B · T of them, at each level."""
         frames = video.flatten(0, 1)
         together = max(1, _PIXELS // frames[0, 0].numel())
@@ -873,7 +873,7 @@ class CoTracker(nn.Module):
 
     def track_window(
         self,
-        levels: list[Float[Tensor, "F h w C"]],
+        levels: list[Float[Tensor, "F _ _ C"]],
         frames: Int[Tensor, "B S"],
         first: int,
         queries: Float[Tensor, "B N 3"],
@@ -993,6 +993,7 @@ def _choice(name: str, value: str, among: str | tuple[str, ...]) -> str:
 def checked_sizes(depth: int, sizes: Mapping) -> Sizes:
     """`Sizes` with a version's own depth where none is given. Raises ValueError for wrong ones."""
     sizes = Sizes(**{"depth": depth, **sizes})
+    sizes = sizes._replace(widths=tuple(sizes.widths), resolution=tuple(sizes.resolution))
     for name in ("width", "depth", "heads", "virtual_tracks", "features", "levels"):
         whole_number(name, getattr(sizes, name), least=1)
     whole_number("radius", sizes.radius, least=0)
@@ -1463,16 +1464,26 @@ def load_cotracker(weights: str | Path = "course", mode: str = "offline") -> CoT
     yourself.
     """
     if weights == "course":
-        return CoTracker.from_official(
-            _read_weights(data_path("checkpoints", "cotracker_small.safetensors")), mode
-        )
-    path = Path(weights)
+        path = data_path("checkpoints", "cotracker_small.safetensors")
+    else:
+        path = Path(weights)
+    return CoTracker.from_official(_state_at(path), mode)
+
+
+def _state_at(path: Path) -> Mapping:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(
             f"weights is {str(path)!r}; expected 'course', or a file that ends in .safetensors, "
             ".pth or .pt"
         )
-    return CoTracker.from_official(_read_weights(path), mode)
+    if path.suffix == ".safetensors" or not path.is_file():
+        return _read_weights(path)
+    try:  # Other than RAFT's files, a tracker's may hold more than tensors beside them.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged file brings out errors of many types.
+        raise ValueError(
+            f"{path.name} is not a whole file of tensors ({str(error).splitlines()[0]})"
+        ) from error
 
 
 # %% [markdown]
