@@ -724,6 +724,9 @@ class Update2(nn.Module):
         self.transformer = Transformer(
             self.inputs, 2 + C, sizes.width, sizes.heads, sizes.depth, sizes.virtual_tracks
         )
+        with torch.no_grad():
+            # A new model hears the correlations first: the waves of the motion would drown them.
+            self.transformer.input_transform.weight[:, : 2 + 2 * _WAVES] *= 0.1
         self.norm = nn.GroupNorm(1, C)
         self.track_feat_updater = nn.Linear(C, C)
         self.vis_predictor = nn.Linear(C, 1)
@@ -1219,7 +1222,7 @@ def draw_tokens():
             axes.barh(y, width, left=start, color=shades.get(name, COLOURS["query"]), height=0.4)
             narrow = width < 60  # its name goes below the bar
             place = (start, y + 0.4) if narrow else (start + width / 2, y - 0.24)
-            axes.text(*place, f"{name}: {width}", ha="left" if narrow else "center", size=6.2)
+            axes.text(*place, f"{name}: {width}", ha="left" if narrow else "center", size=6)
             start += width
         axes.text(start + 8, y, f"{start} numbers", va="center", size=8)
     axes.set(yticks=[0, 1], yticklabels=["version 2", "version 3"], ylim=(1.6, -0.6))
@@ -1689,7 +1692,7 @@ model.update.transformer.by_size = False
 #
 # ### Frames before the query
 #
-# In its first window a point has an answer for all frames, also for those before its query; frames of earlier windows hold the query's own place. Nothing in training corrects either.
+# A point has an answer for every frame, also for those before its query. In windows before its query it is moved as well, by tokens whose features are 0. Training counts neither.
 
 # %%
 with torch.no_grad():
@@ -1698,7 +1701,7 @@ print("x of the query in frame 9:", queries[0, 5, 1].item())
 print("x from frame 0 on:", " ".join(f"{x:.1f}" for x in late[:10, 0]))
 
 # %% [markdown]
-# The first four frames come from the first window, in which the point took no part that counts. To track backward in time, lesson 7 plays the video in reverse.
+# The first four frames come from a window in which the point was not active. To track backward in time, lesson 7 plays the video in reverse.
 #
 # ### Clips that are too short
 #

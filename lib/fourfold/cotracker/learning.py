@@ -607,37 +607,78 @@ def course_loss(windows: Windows, clip: Clip, *, hidden: float = 0.2) -> dict[st
     return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 
+def matching_loss(model: CoTracker, clip: Clip) -> Float[Tensor, ""]:
+    """Ask the features alone where a point is: the encoder's first lesson.
+
+    The feature of each query is compared with all places of every frame that shows the point; the
+    products, as logits, should single out the true place, whose four neighbours share it.
+
+    returns  a cross-entropy, the mean over visible points and frames
+    """
+    B, T = clip.video.shape[:2]
+    level = model.pyramid(clip.video)[0]
+    _, h, w, C = level.shape
+    rows = T * torch.arange(B, device=level.device)[:, None] + clip.queries[..., 0].long()
+    anchors = model.update.anchor([level], rows, clip.queries[..., 1:] / STRIDE)
+    scores = torch.einsum("bnc,btpc->btnp", anchors, level.view(B, T, h * w, C)) / math.sqrt(C)
+    points = clip.points / STRIDE
+    counts = clip.visible & inside(points, h, w)
+    wrong = -_read_places(scores.log_softmax(dim=-1), points, h, w)
+    return (wrong * counts).sum() / (counts.sum() + 1e-6)
+
+
+def _read_places(
+    maps: Float[Tensor, "B T N P"], points: Float[Tensor, "B T N 2"], h: int, w: int
+) -> Float[Tensor, "B T N"]:
+    """Read each point's own map, of h × w values in one line, at its place."""
+    x, y = points.unbind(-1)
+    x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
+    left, top = x.floor().clamp(max=w - 2), y.floor().clamp(max=h - 2)
+    value = torch.zeros_like(x)
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        share = (1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs())
+        place = ((top + dy) * w + left + dx).long()
+        value = value + share * maps.gather(-1, place[..., None])[..., 0]
+    return value
+
+
 class Recipe(NamedTuple):
     """The settings of one training of a CoTracker.
 
-    steps          of AdamW, one clip in each
+    trains         "features": the encoder alone, by `matching_loss`; "update": all but the encoder;
+                   "all" of it
+    steps, batch   of AdamW, and clips in each
     learning_rate  the highest; see `fourfold.kit.training.one_cycle`
     size, frames, points, speed  of `SyntheticClips`
     iterations     M, of the model's updates
     clip           norm that gradients are cut to
     """
 
+    trains: str
     steps: int
+    batch: int
     learning_rate: float
     size: tuple[int, int] = (96, 128)
-    frames: int = 12
-    points: int = 64
-    speed: float = 6.0
+    frames: int = 8
+    points: int = 32
+    speed: float = 8.0
     iterations: int = 3
     clip: float = 1.0
     weight_decay: float = 1e-5
 
 
-COURSE = Recipe(6_000, 1e-3)
+FEATURES = Recipe("features", 500, 2, 1e-3, points=64)
 
-QUICK = COURSE._replace(steps=600)
+UPDATE = Recipe("update", 2_400, 4, 1e-3)
 
-RECIPES = {"course": COURSE, "quick": QUICK}
+ALL = Recipe("all", 400, 1, 3e-4, frames=24, points=64)
+
+RECIPES = {"features": FEATURES, "update": UPDATE, "all": ALL}
 
 SMALL = {
     "window": 8,
     "width": 128,
-    "depth": 3,
+    "depth": 2,
     "heads": 4,
     "virtual_tracks": 16,
     "features": 64,
@@ -683,13 +724,18 @@ def train_cotracker(
         )
 
     def loss(model: CoTracker, clip: Clip) -> Tensor:
+        if recipe.trains == "features":
+            return matching_loss(model, clip)
         windows = model.windows(clip.video, clip.queries, recipe.iterations)
         return sum(course_loss(windows, clip).values())
 
+    parts = {"features": model.fnet, "update": model.update, "all": model}
+    model.requires_grad_(False)
+    parts[recipe.trains].requires_grad_(True)
     records = train(
         model,
         loss,
-        DataLoader(clips, batch_size=1),
+        DataLoader(clips, batch_size=recipe.batch, drop_last=True),
         steps=recipe.steps,
         folder=folder,
         learning_rate=recipe.learning_rate,
@@ -700,4 +746,4 @@ def train_cotracker(
         minutes=minutes,
         progress=progress,
     )
-    return model.eval(), records
+    return model.requires_grad_(True).eval(), records
