@@ -414,7 +414,7 @@ def refine_loop(model, maps, features, start, active, known, iterations):
     """Equations 4 to 7 for one window: maps (S, d, h, w), start of (S, N, 2) and (S, N)."""
     update, (p, v) = model.update, start
     Q = features.expand(len(p), -1, -1)
-    size = [side // 4 for side in model.sizes.resolution]
+    size = tuple(side // 4 for side in model.sizes.resolution)
     place = place_embedding(p[0], update.inputs, size)
     time = time_embedding(len(p), update.inputs)[:, None]
     for _ in range(iterations):
@@ -495,7 +495,7 @@ class Window(NamedTuple):
     known    (B, S, N) the frame is not before the query, and no earlier window settled it
     """
 
-    levels: list[Float[Tensor, "F h w C"]]
+    levels: list[Float[Tensor, "F _ _ C"]]
     frames: Int[Tensor, "B S"]
     active: Bool[Tensor, "B N"]
     known: Bool[Tensor, "B S N"]
@@ -754,7 +754,7 @@ class Update2(nn.Module):
     ) -> list[Estimate]:
         points, visibility, _ = start
         B, S, N, _ = points.shape
-        grid = [side // STRIDE for side in self.sizes.resolution]
+        grid = tuple(side // STRIDE for side in self.sizes.resolution)
         place = place_embedding(points[:, 0], self.inputs, grid)[:, None]
         time = time_embedding(S, self.inputs).to(points)[:, None]
         features = (anchors * window.active[..., None])[:, None].expand(B, S, N, -1)
@@ -862,7 +862,7 @@ class CoTracker(nn.Module):
         """All frames make one window: version 3, offline."""
         return self.version == "3" and self.mode == "offline"
 
-    def pyramid(self, video: Float[Tensor, "B T 3 H W"]) -> list[Float[Tensor, "F h w C"]]:
+    def pyramid(self, video: Float[Tensor, "B T 3 H W"]) -> list[Float[Tensor, "F _ _ C"]]:
         """Features of all frames, F = B · T of them, at each level."""
         frames = video.flatten(0, 1)
         together = max(1, _PIXELS // frames[0, 0].numel())
@@ -876,7 +876,7 @@ class CoTracker(nn.Module):
 
     def track_window(
         self,
-        levels: list[Float[Tensor, "F h w C"]],
+        levels: list[Float[Tensor, "F _ _ C"]],
         frames: Int[Tensor, "B S"],
         first: int,
         queries: Float[Tensor, "B N 3"],
@@ -996,6 +996,7 @@ def _choice(name: str, value: str, among: str | tuple[str, ...]) -> str:
 def checked_sizes(depth: int, sizes: Mapping) -> Sizes:
     """`Sizes` with a version's own depth where none is given. Raises ValueError for wrong ones."""
     sizes = Sizes(**{"depth": depth, **sizes})
+    sizes = sizes._replace(widths=tuple(sizes.widths), resolution=tuple(sizes.resolution))
     for name in ("width", "depth", "heads", "virtual_tracks", "features", "levels"):
         whole_number(name, getattr(sizes, name), least=1)
     whole_number("radius", sizes.radius, least=0)
@@ -1221,7 +1222,7 @@ def draw_tokens():
             axes.barh(y, width, left=start, color=shades.get(name, COLOURS["query"]), height=0.4)
             narrow = width < 60  # its name goes below the bar
             place = (start, y + 0.4) if narrow else (start + width / 2, y - 0.24)
-            axes.text(*place, f"{name}: {width}", ha="left" if narrow else "center", size=6.2)
+            axes.text(*place, f"{name}: {width}", ha="left" if narrow else "center", size=6)
             start += width
         axes.text(start + 8, y, f"{start} numbers", va="center", size=8)
     axes.set(yticks=[0, 1], yticklabels=["version 2", "version 3"], ylim=(1.6, -0.6))
@@ -1466,16 +1467,26 @@ def load_cotracker(weights: str | Path = "course", mode: str = "offline") -> CoT
     yourself.
     """
     if weights == "course":
-        return CoTracker.from_official(
-            _read_weights(data_path("checkpoints", "cotracker_small.safetensors")), mode
-        )
-    path = Path(weights)
+        path = data_path("checkpoints", "cotracker_small.safetensors")
+    else:
+        path = Path(weights)
+    return CoTracker.from_official(_state_at(path), mode)
+
+
+def _state_at(path: Path) -> Mapping:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(
             f"weights is {str(path)!r}; expected 'course', or a file that ends in .safetensors, "
             ".pth or .pt"
         )
-    return CoTracker.from_official(_read_weights(path), mode)
+    if path.suffix == ".safetensors" or not path.is_file():
+        return _read_weights(path)
+    try:  # Other than RAFT's files, a tracker's may hold more than tensors beside them.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged file brings out errors of many types.
+        raise ValueError(
+            f"{path.name} is not a whole file of tensors ({str(error).splitlines()[0]})"
+        ) from error
 
 
 # %% [markdown]
@@ -1681,7 +1692,7 @@ model.update.transformer.by_size = False
 #
 # ### Frames before the query
 #
-# In its first window a point has an answer for all frames, also for those before its query; frames of earlier windows hold the query's own place. Nothing in training corrects either.
+# A point has an answer for every frame, also for those before its query. In windows before its query it is moved as well, by tokens whose features are 0. Training counts neither.
 
 # %%
 with torch.no_grad():
@@ -1690,7 +1701,7 @@ print("x of the query in frame 9:", queries[0, 5, 1].item())
 print("x from frame 0 on:", " ".join(f"{x:.1f}" for x in late[:10, 0]))
 
 # %% [markdown]
-# The first four frames come from the first window, in which the point took no part that counts. To track backward in time, lesson 7 plays the video in reverse.
+# The first four frames come from a window in which the point was not active. To track backward in time, lesson 7 plays the video in reverse.
 #
 # ### Clips that are too short
 #

@@ -322,25 +322,39 @@ row_part[:, None] + column_part
 
 # %% [markdown]
 # The negative numbers stand where the patch of the last picture has its zeros. `gather` accepts no negative index, so those read pixel 0 and are replaced by 0 afterwards.
+#
+# Zeros are one rule for the outside. CoTracker (chapter 5) takes the other, `padding="border"`: the border goes on for ever, so that a pixel outside is the nearest one inside. In the patch that is a clamp of the whole numbers `x` and `y`. It equals clamping the points themselves, as `sample` does: outside, both neighbours of a point are the same border pixel, and their mix is that pixel, whatever the fraction.
+
+
+# %% tags=["promote"]
+def _check_padding(padding: str) -> None:
+    if padding not in ("zeros", "border"):
+        raise ValueError(f"padding is {padding!r}; expected zeros or border")
 
 
 # %% tags=["promote", "exercise"]
 def read_patch(
-    maps: Float[Tensor, "B H W"], corner: Int[Tensor, "B K 2"], size: int
+    maps: Float[Tensor, "B H W"], corner: Int[Tensor, "B K 2"], size: int, *, padding: str = "zeros"
 ) -> Float[Tensor, "B K {size} {size}"]:
     """Copy a square of whole pixels out of each map (equation 3 of the lesson).
 
     maps     (B, H, W) values in any unit
     corner   (B, K, 2) the top-left pixel (x, y) of each patch, as integers; K patches per map
     size     the side of a patch in pixels
-    returns  (B, K, size, size) the pixels, 0 for those outside the map
+    padding  what lies outside: "zeros" or "border" (the nearest pixel)
+    returns  (B, K, size, size) the pixels
+
+    Raises ValueError for another padding.
 
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0);
     first patch axis y, second x.
     """
+    _check_padding(padding)
     H, W = maps.shape[1:]
     step = torch.arange(size, device=corner.device)
     x, y = (first[..., None] + step for first in corner.unbind(-1))
+    if padding == "border":
+        x, y = x.clamp(0, W - 1), y.clamp(0, H - 1)
     # A row or a column outside the map makes the sum of the two negative, whatever the other is.
     row = torch.where(y == y.clamp(0, H - 1), y * W, -H * W)
     column = torch.where(x == x.clamp(0, W - 1), x, -H * W)
@@ -362,6 +376,11 @@ for b in range(2):
         assert torch.equal(patches[b, k], expected), f"patch {k} of map {b} differs from the loop"
 beyond = read_patch(torch.full((1, 2, 2), math.nan), torch.tensor([[[2, 0]]]), 2)
 assert torch.equal(beyond, torch.zeros(1, 1, 2, 2)), "outside is 0, also beside a NaN"
+padded = F.pad(numbers, (9, 9, 9, 9), mode="replicate")  # the map, its border repeated 9 times
+for b, k in ((0, 0), (0, 2), (1, 0), (1, 2)):
+    i, j = (corners[b, k] + 9).tolist()
+    border = read_patch(numbers, corners, 3, padding="border")[b, k]
+    assert torch.equal(border, padded[b, j : j + 3, i : i + 3]), f"the border of patch {k}, map {b}"
 
 # %% [markdown]
 # ### The patch in runs
@@ -466,7 +485,8 @@ assert torch.allclose(blend_patch(stack, shares), expected, atol=1e-6), "differs
 
 
 # %% tags=["promote"]
-def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
+def _check_arguments(maps: Tensor, centres: Tensor, radius: int, padding: str) -> None:
+    _check_padding(padding)
     _check_floating("maps", maps)
     _check_floating("centres", centres)
     if maps.ndim not in (3, 4) or 0 in maps.shape[-2:]:
@@ -490,7 +510,7 @@ def _check_arguments(maps: Tensor, centres: Tensor, radius: int) -> None:
 
 
 # %% tags=["promote"]
-def _window_from_patch(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
+def _window_from_patch(maps: Tensor, centres: Tensor, radius: int, padding: str) -> Tensor:
     size = 2 * radius + 2
     dtype = maps.dtype if maps.dtype.itemsize > 2 else torch.float32
     floor = centres.floor()
@@ -500,50 +520,63 @@ def _window_from_patch(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
     needs_gradient = maps.requires_grad and torch.is_grad_enabled()
     in_runs = maps.device.type == "cpu" and not needs_gradient and maps.numel() >= size
     in_runs = in_runs and not torch.compiler.is_compiling()  # `if cut.any()` would break the graph
-    patch = (_copy_patch if in_runs else read_patch)(maps, corner, size)
+    if in_runs and padding == "zeros":
+        patch = _copy_patch(maps, corner, size)
+    else:
+        patch = read_patch(maps, corner, size, padding=padding)
     return blend_patch(patch.to(dtype), fraction).to(maps.dtype)
 
 
-def _window_from_points(maps: Tensor, centres: Tensor, radius: int) -> Tensor:
+def _window_from_points(maps: Tensor, centres: Tensor, radius: int, padding: str) -> Tensor:
     side = 2 * radius + 1
     offsets = pixel_grid(side, side, device=centres.device, dtype=centres.dtype) - radius
-    return sample(maps, centres[:, :, None, None] + offsets).transpose(1, 2)
+    points = centres[:, :, None, None] + offsets
+    values = sample(maps, points, padding=padding).transpose(1, 2)
+    if padding == "border":  # `sample` reads a pixel there; a patch gives NaN, as zeros do
+        finite = centres.isfinite().all(dim=-1)[:, :, None, None, None]
+        values = torch.where(finite, values, math.nan)
+    return values
 
 
 # %% tags=["promote"]
 def sample_window(
-    maps: Float[Tensor, "B *C H W"], centres: Float[Tensor, "B *K 2"], radius: int
+    maps: Float[Tensor, "B *C H W"],
+    centres: Float[Tensor, "B *K 2"],
+    radius: int,
+    *,
+    padding: str = "zeros",
 ) -> Float[Tensor, "B ... {2*radius+1} {2*radius+1}"]:
     """Read the square window around each centre of each map (equation 1 of the lesson).
 
     maps     (B, H, W), or (B, C, H, W) with channels, in any unit
     centres  (B, 2) one centre per map, or (B, K, 2) for K, in pixels of the map
     radius   r, in pixels of the map: the window has S = 2r + 1 points a side, one pixel apart
+    padding  what lies outside: "zeros" or "border" (the nearest pixel)
     returns  (B, [K], [C], S, S) in the unit and the dtype of maps; the K axis is there when centres
              has one, the C axis when maps has one
 
-    The same numbers and gradients as `sample` at each of the S² points, with zeros outside the map.
+    The same numbers and gradients as `sample` at each of the S² points, with the same padding.
     A map value that is not finite reaches the points whose four neighbours include it, and no
     others, as NaN where `sample` may give an infinity; a centre that is not finite gives NaN.
     Half-precision centres are computed in float32.
 
-    Raises TypeError for integer maps or centres, ValueError for a shape or a radius that does not
-    fit; the sentence names the argument.
+    Raises TypeError for integer maps or centres, ValueError for a shape, a radius or a padding that
+    does not fit; the sentence names the argument.
 
     Convention: centres in (x, y) order, x to the right, y down, the centre of the top-left pixel
     at (0, 0); the first window axis is y, the second x, offsets −r … r.
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2, the look-up operator.
     """
-    _check_arguments(maps, centres, radius)
+    _check_arguments(maps, centres, radius, padding)
     points = centres if centres.ndim == 3 else centres[:, None]
     points = points.float() if points.dtype.itemsize < 4 else points
     if maps.ndim == 3:
-        window = _window_from_patch(maps, points, radius)
+        window = _window_from_patch(maps, points, radius, padding)
     elif maps.shape[1] == 1:
         # A reshape: the backward pass of an index would copy all maps once more.
-        window = _window_from_patch(maps.flatten(0, 1), points, radius)[:, :, None]
+        window = _window_from_patch(maps.flatten(0, 1), points, radius, padding)[:, :, None]
     else:
-        window = _window_from_points(maps, points, radius)
+        window = _window_from_points(maps, points, radius, padding)
     return window if centres.ndim == 3 else window.squeeze(1)
 
 
@@ -556,7 +589,17 @@ for radius in range(5):
     assert difference.abs().max() < 1e-9, f"radius {radius} differs from sampling each point"
 
 # %% [markdown]
-# Inside and outside, every radius, every number as before. Now the shapes: the axes that were given come back, and no others.
+# Inside and outside, every radius, every number as before. With the border going on outside, too:
+
+# %%
+for radius in (1, 4):
+    points = centres[:, None, None] + pixel_grid(2 * radius + 1, 2 * radius + 1) - radius
+    expected = sample(maps[:, None], points, padding="border")[:, 0]
+    border = sample_window(maps, centres, radius, padding="border")
+    assert (border - expected).abs().max() < 1e-9, f"radius {radius} differs at the border"
+
+# %% [markdown]
+# Now the shapes: the axes that were given come back, and no others.
 
 # %% tags=["nbval-check-output"]
 for maps_shape in ((2, 7, 9), (2, 16, 7, 9)):
@@ -708,13 +751,18 @@ for mine, reference in zip(ours, theirs, strict=True):
 
 # %% tags=["promote", "exercise"]
 def sample_pyramid(
-    levels: Sequence[Tensor], centres: Float[Tensor, "B *K 2"], radius: int
+    levels: Sequence[Tensor],
+    centres: Float[Tensor, "B *K 2"],
+    radius: int,
+    *,
+    padding: str = "zeros",
 ) -> list[Tensor]:
     """Read a window at every level of a pyramid of maps (equation 7 of the lesson).
 
     levels   level k is (B, H / 2ᵏ, W / 2ᵏ), or (B, C, H / 2ᵏ, W / 2ᵏ) with channels
     centres  (B, 2) or (B, K, 2), in pixels of level 0
     radius   in pixels of each level, so that a window covers twice as much at each next level
+    padding  what lies outside a level: "zeros" or "border" (the nearest pixel)
     returns  one result of `sample_window` per level
 
     Raises what `sample_window` raises.
@@ -724,7 +772,10 @@ def sample_pyramid(
     Source: Teed and Deng 2020, RAFT (arXiv 2003.12039), section 3.2.
     """
     _check_floating("centres", centres)
-    return [sample_window(level, centres / 2**k, radius) for k, level in enumerate(levels)]
+    return [
+        sample_window(level, centres / 2**k, radius, padding=padding)
+        for k, level in enumerate(levels)
+    ]
 
 
 # %% tags=["check"]
@@ -733,6 +784,8 @@ windows = sample_pyramid(ramps, torch.tensor([[3.0, 4.0]]), 1)
 assert len(windows) == 2, "one window for each level"
 assert windows[0][0, 1].tolist() == [2, 3, 4], "level 0 is read at the centres as they are"
 assert windows[1][0, 1].tolist() == [0.5, 1.5, 2.5], "level 1 is read at half the coordinates"
+edge = sample_pyramid(ramps, torch.tensor([[9.0, 4.0]]), 1, padding="border")
+assert edge[0][0, 1].tolist() == [7, 7, 7], "the padding holds at every level"
 
 # %% [markdown]
 # ## On real input
@@ -888,7 +941,7 @@ show(
 #
 # <details><summary>Hint for <code>read_patch</code></summary>
 #
-# Build the rows' numbers `y` and the columns' numbers `x`, each of shape (B, K, size); add them with two new axes to an index of shape (B, K, size, size); flatten it for `gather`. Make it work inside the map first, then add the outside.
+# Build the rows' numbers `y` and the columns' numbers `x`, each of shape (B, K, size); add them with two new axes to an index of shape (B, K, size, size); flatten it for `gather`. Make it work inside the map first, then add the outside. With `padding="border"`, clamp `x` and `y` first, and nothing is outside.
 #
 # </details>
 #

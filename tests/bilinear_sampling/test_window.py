@@ -28,13 +28,16 @@ def centres_around(width, height, *shape, margin=3.0, seed=1, dtype=torch.float6
     return (random(*shape, 2, seed=seed) * span - margin).to(dtype)
 
 
-def window_by_points(maps, centres, radius):
+def window_by_points(maps, centres, radius, padding="zeros"):
     """Every point of every window through `sample`, one call per offset."""
     images = maps if maps.ndim == 4 else maps[:, None]
     points = centres if centres.ndim == 3 else centres[:, None]
     steps = range(-radius, radius + 1)
     rows = [
-        torch.stack([sample(images, points + points.new_tensor([s, t])) for s in steps], dim=-1)
+        torch.stack(
+            [sample(images, points + points.new_tensor([s, t]), padding=padding) for s in steps],
+            dim=-1,
+        )
         for t in steps
     ]
     window = torch.stack(rows, dim=-2).transpose(1, 2)
@@ -73,6 +76,18 @@ def test_equals_sampling_each_point(case):
     maps, centres = arguments(**case)
     window, expected = (f(maps, centres, radius) for f in (sample_window, window_by_points))
     assert window.shape == expected.shape and window.dtype == expected.dtype
+    assert (window - expected).abs().max() < 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes)
+def test_at_the_border_too(case):
+    radius = case.pop("radius")
+    maps, centres = arguments(**case)
+    window = sample_window(maps, centres, radius, padding="border")
+    expected = window_by_points(maps, centres, radius, "border")
+    assert window.shape == expected.shape and window.dtype == expected.dtype
+    # 1e-9: float64 at values up to 1; the coordinates of the two ways differ by a few roundings.
     assert (window - expected).abs().max() < 1e-9
 
 
@@ -268,6 +283,20 @@ def test_half_precision_gradients_come_back_in_half_precision():
     assert maps.grad.dtype == centres.grad.dtype == torch.float16
 
 
+@settings(max_examples=40, deadline=None)
+@given(shapes)
+def test_gradients_at_the_border_equal_those_of_sampling_each_point(case):
+    radius = case.pop("radius")
+    maps, centres = (tensor.requires_grad_() for tensor in arguments(**case))
+    results = [
+        f(maps, centres, radius, padding="border") for f in (sample_window, window_by_points)
+    ]
+    pull = random(*results[0].shape, seed=9)
+    ours, theirs = (torch.autograd.grad(result, (maps, centres), pull) for result in results)
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert (mine - expected).abs().max() < 1e-9
+
+
 # Values and centres that are not finite, and huge centres
 
 
@@ -309,6 +338,25 @@ def test_huge_centres_are_outside(far, dtype, channels):
     assert not maps.grad.any() and not centres.grad.any()
 
 
+@pytest.mark.parametrize("channels", [(), (1,), (2,)])
+def test_far_centres_read_a_corner_of_the_border(channels):
+    maps = random(1, *channels, 5, 6, dtype=torch.float32)
+    for x, y, row, column in ((-1e30, -1e9, 0, 0), (1e30, 3e38, -1, -1), (-1e3, 2.0**40, -1, 0)):
+        window = sample_window(maps, torch.tensor([[x, y]]), 2, padding="border")
+        corner = maps[..., row, column, None, None].expand_as(window)
+        # One rounding of float32: the weights of a point need not sum to 1 exactly.
+        assert torch.allclose(window, corner, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("channels", [(), (1,), (2,)])
+def test_centres_that_are_not_finite_give_nan_at_the_border_too(channels, value):
+    maps = random(2, *channels, 5, 6)
+    centres = torch.tensor([[value, 1.5], [2.5, 1.5]]).double()
+    window = sample_window(maps, centres, 1, padding="border")
+    assert window[0].isnan().all() and window[1].isfinite().all()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("channels", [(), (2,)])
 def test_centres_that_are_not_finite_give_nan_as_sample_does(channels, value):
@@ -341,6 +389,21 @@ def test_a_patch_is_a_crop_of_the_map_on_a_sea_of_zeros(corner, size, height, wi
     assert torch.equal(patch[:, 0], sea[:, 16 + j :, 16 + i :][:, :size, :size])
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    corner=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    size=st.integers(1, 6),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+)
+def test_a_patch_with_border_is_a_crop_of_the_repeated_map(corner, size, height, width):
+    maps = random(2, height, width)
+    land = torch.nn.functional.pad(maps, (16, 16, 16, 16), mode="replicate")
+    i, j = corner
+    patch = read_patch(maps, torch.tensor([[corner], [corner]]), size, padding="border")
+    assert torch.equal(patch[:, 0], land[:, 16 + j :, 16 + i :][:, :size, :size])
+
+
 def test_a_blend_is_the_weighted_sum_of_four_neighbours():
     patch, fraction = random(3, 5, 4, 4), random(3, 5, 2)
     dx, dy = fraction[..., None, None, :].unbind(-1)
@@ -369,6 +432,13 @@ def test_a_pyramid_halves_the_coordinates_at_each_level(channels):
     for k, (level, window) in enumerate(zip(levels, windows, strict=True)):
         expected = window_by_points(level, centres / 2**k, 2)
         assert (window - expected).abs().max() < 1e-9
+
+
+def test_a_pyramid_hands_the_padding_on():
+    levels = [random(3, 16 >> k, 24 >> k, seed=k) for k in range(3)]
+    centres = centres_around(24, 16, 3)
+    for k, window in enumerate(sample_pyramid(levels, centres, 2, padding="border")):
+        assert torch.equal(window, sample_window(levels[k], centres / 2**k, 2, padding="border"))
 
 
 def test_a_pyramid_without_levels_is_empty():
@@ -408,3 +478,14 @@ def test_bad_input_is_named(without_shape_checks, maps, centres, radius, error, 
 
 def test_whole_numbers_of_numpy_are_whole_numbers(without_shape_checks):
     assert torch.equal(sample_window(MAPS, CENTRES, np.int64(1)), sample_window(MAPS, CENTRES, 1))
+
+
+@pytest.mark.parametrize("padding", ["reflection", "Border", None])
+def test_another_padding_is_named(without_shape_checks, padding):
+    for call in (
+        lambda: sample_window(MAPS, CENTRES, 1, padding=padding),
+        lambda: sample_pyramid([MAPS], CENTRES, 1, padding=padding),
+        lambda: read_patch(MAPS, torch.zeros(2, 1, 2).long(), 2, padding=padding),
+    ):
+        with pytest.raises(ValueError, match=f"padding is {padding!r}; expected zeros or border"):
+            call()

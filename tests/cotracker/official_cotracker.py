@@ -13,6 +13,7 @@ from official import REFERENCE, close, reference
 from torch import Tensor
 
 __all__ = [
+    "REFERENCE",
     "close",
     "official_queries",
     "official_state_dict",
@@ -39,11 +40,18 @@ def official_state_dict(variant: str) -> dict[str, Tensor]:
 
     variant  cotracker2, cotracker2v1, cotracker3_offline or cotracker3_online
 
-    `pos_emb` is left out; `time_emb` has its shape, which tells the window, and zeros.
+    `pos_emb` is left out; `time_emb` is computed, as in the release.
     """
     shapes = json.loads((REFERENCE / "cotracker_keys.json").read_text())[variant]
-    state = {name: _parameter(name, shape) for name, shape in shapes.items() if name not in COMPUTED}
-    return {"time_emb": torch.zeros(shapes["time_emb"]), **state}
+    state = {
+        name: _parameter(name, shape) for name, shape in shapes.items() if name not in COMPUTED
+    }
+    return {"time_emb": _time_table(*shapes["time_emb"][1:]), **state}
+
+
+def _time_table(length: int, width: int) -> Tensor:
+    angles = np.outer(np.arange(length), 10_000 ** (-np.arange(width // 2) / (width / 2)))
+    return torch.from_numpy(np.hstack([np.sin(angles), np.cos(angles)]))[None].float()
 
 
 def _parameter(name: str, shape: list[int]) -> Tensor:
