@@ -275,7 +275,8 @@ def draw_losses():
     ):
         left.plot(scores, F.softplus(-given), color=COLOURS[shade], label=f"given as {name}")
     left.set(title="loss L of a visible point", xlabel="score s", ylabel="log(1 + exp(−…))")
-    left.legend()
+    left.set(ylim=(-0.3, 8))
+    left.legend(fontsize=7, frameon=False, loc="upper right")
     error = torch.linspace(0, 20, 101)
     middle.plot(error, error, color=COLOURS["first"], label="absolute")
     huber = F.huber_loss(error, 0 * error, reduction="none", delta=6.0)
@@ -283,7 +284,8 @@ def draw_losses():
     middle.axvline(12, color=COLOURS["muted"], linewidth=1)
     middle.text(12.3, 1, "confident\nup to here", size=7)
     middle.set(title="loss L of a point", xlabel="error (px)")
-    middle.legend(loc="upper left")
+    middle.set(ylim=(-1, 26))
+    middle.legend(fontsize=7, frameon=False, loc="upper left")
     right.bar(range(1, 5), [0.8 ** (4 - i) for i in range(1, 5)], color=COLOURS["first"])
     right.set(title="weight γ to the M − i", xlabel="iteration i of M", xticks=range(1, 5))
     return figure
@@ -897,7 +899,7 @@ class SyntheticClips(Dataset):
 # %%
 made = SyntheticClips(photographs, frames=T, seed=4)
 show(
-    film_strip(*(part[::6] for part in made[2][:3])),
+    film_strip(*(part[::6] for part in made[2][:3]), titles=[f"frame {t}" for t in range(0, T, 6)]),
     alt="Four frames of a clip as the model sees it: changed colours, covered rectangles, and tracks",
     photo=True,
 )
@@ -1728,14 +1730,19 @@ def draw_steps(groups, log_scale=False):
 figure = draw_steps({"matching": ([r.step for r in records], [r.loss for r in records])})
 figure.axes[0].axhline(math.log(H * W / STRIDE**2), color=COLOURS["bad"], linestyle="--")
 figure.axes[0].text(
-    0.98, 0.9, "every place alike", ha="right", transform=figure.axes[0].transAxes, size=7
+    records[-1].step,
+    math.log(H * W / STRIDE**2),
+    "every place alike",
+    ha="right",
+    va="bottom",
+    size=7,
 )
 show(figure, alt="The matching loss over the steps, falling from above the line of an even guess")
 
 # %% [markdown]
-# The dashed line is the loss of a map in which every place has the same chance; training begins near it.
+# The dashed line is the loss of a map in which every place has the same chance. The first steps are worse than that: the features are sure of wrong places.
 #
-# What does a map look like, before and after? One point that moved, its query, and where the features see it.
+# What does a map look like, before and after? For each of three clips, the point and the frame in which it is farthest from its query.
 
 # %%
 with torch.no_grad():
@@ -1768,7 +1775,7 @@ def draw_maps():
         axes[-1],
         (
             "anchor a at the query",
-            "the true place later",
+            "the true place elsewhere",
             "features F: random",
             "features F: trained",
         ),
@@ -1781,13 +1788,13 @@ def draw_maps():
 
 show(
     draw_maps(),
-    alt="Three held-out clips: the query, a later frame with the true place, and two maps of chances: "
-    "scattered for random features, gathered in one or a few bright spots for trained ones",
+    alt="Three held-out clips: the query, another frame with the true place, and two maps of chances: "
+    "scattered or at a wrong place for random features, around the true place and what looks like it for trained ones",
     photo=True,
 )
 
 # %% [markdown]
-# Bright is a good match (drawn as the square root of the chance), the cross is the truth. After training most of the frame is dark. What stays bright beside the cross are places that look alike: a window or a pebble matches its neighbours. To choose among them takes motion, time, and the other points: the update's part.
+# Bright is a good match (drawn as the square root of the chance), the cross is the truth. Random features are sure of one wrong place, or of none. Trained ones light up around the cross, and wherever else things look alike: one petal is as good as the next, and one end of a plain cloth as the other. To choose among them takes motion, time, and the other points: the update's part.
 #
 # ### The long run
 #
