@@ -619,6 +619,13 @@ hidden_between(line)[:, 0].long().tolist()
 
 
 # %% tags=["promote"]
+def _at_pixels(masks: Bool[Tensor, "T H W"], points: Float[Tensor, "T N 2"]) -> Bool[Tensor, "T N"]:
+    """Read each frame's mask at the pixels nearest to the points."""
+    (T, H, W), (x, y) = masks.shape, points.round().long().unbind(-1)
+    return masks[torch.arange(T)[:, None], y.clamp(0, H - 1), x.clamp(0, W - 1)]
+
+
+# %% tags=["promote"]
 def draw_tracks(
     clip_scene: ClipScene,
     front: Int[Tensor, "T H W"],
@@ -657,13 +664,6 @@ def draw_tracks(
     preferred = torch.multinomial(weight[even:], count - even, generator=generator) + even
     chosen = torch.cat([torch.arange(even), preferred])
     return points[:, chosen], visible[:, chosen]
-
-
-# %% tags=["promote"]
-def _at_pixels(masks: Bool[Tensor, "T H W"], points: Float[Tensor, "T N 2"]) -> Bool[Tensor, "T N"]:
-    """Read each frame's mask at the pixels nearest to the points."""
-    (T, H, W), (x, y) = masks.shape, points.round().long().unbind(-1)
-    return masks[torch.arange(T)[:, None], y.clamp(0, H - 1), x.clamp(0, W - 1)]
 
 
 # %%
