@@ -14,7 +14,7 @@ from fourfold.cotracker.learning import (
     choose_queries,
     draw_tracks,
     erase_frames,
-    follow,
+    follow_layers,
     held_out_clips,
     hidden_between,
     paint_clip,
@@ -115,7 +115,7 @@ def test_on_a_ramp_the_colour_is_exact():
 def test_points_come_back_when_the_disc_has_passed():
     scene = disc_scene([0.0, 12.0, 24.0, 0.0])
     start = torch.tensor([[0, 45.0, 24], [0, 30, 24], [2, 30, 24], [1, 42, 30]])
-    points, visible = follow(scene, SIZE, start, torch.tensor([0, 1, 0, 1]))
+    points, visible = follow_layers(scene, SIZE, start, torch.tensor([0, 1, 0, 1]))
     assert visible.T.tolist() == [
         [True, False, False, True],  # the background at 45: the disc is at 42, then at 54
         [True, True, True, True],  # the disc's middle
@@ -129,7 +129,7 @@ def test_points_come_back_when_the_disc_has_passed():
 
 def test_a_point_that_leaves_the_image_is_hidden():
     scene = disc_scene([0.0, 40.0, 0.0])
-    points, visible = follow(scene, SIZE, torch.tensor([[0, 30.0, 24]]), torch.tensor([1]))
+    points, visible = follow_layers(scene, SIZE, torch.tensor([[0, 30.0, 24]]), torch.tensor([1]))
     assert points[1, 0].tolist() == [70, 24] and visible[:, 0].tolist() == [True, False, True]
 
 
