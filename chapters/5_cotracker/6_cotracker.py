@@ -85,7 +85,7 @@ from fourfold.raft.raft import _check_values, _read_weights
 SMALL = {
     "window": 8,
     "width": 128,
-    "depth": 3,
+    "depth": 2,
     "heads": 4,
     "virtual_tracks": 16,
     "features": 64,
@@ -94,22 +94,10 @@ SMALL = {
     "resolution": (192, 256),
     "highest": 16.0,
 }
-
-
-def untrained():
-    """A small model whose random weights move the points by a pixel or two."""
-    torch.manual_seed(0)
-    model = CoTracker("2", **SMALL).eval()
-    for weights in model.update.transformer.flow_head.parameters():
-        nn.init.normal_(weights, std=0.006)
-    return model
-
-
-# UNTIL TRAINED: this line becomes `course = load_cotracker()`, and the note in the next cell goes.
-course = untrained()
+course = load_cotracker()
 
 # %% [markdown]
-# *The weights here are random until the course's own have been trained: the figures show what happens in which order, and the tracks are not yet right.*
+# The weights are those that [lesson 8](8_learning.ipynb) trains: a small model, and far from the paper's.
 
 # %%
 clip = read_video(bundled_clip("carphone_pristine"), frames=16, step=2).float()[None]
