@@ -641,8 +641,8 @@ def draw_tracks(
     front    (T, H, W) the layer in front, from `paint_clip`
     hidden   (T, H, W) what is painted over after all layers: no point is drawn or visible there
     count    N
-    returns  points (T, N, 2) as (x, y) in pixels, and visible (T, N), as `follow_layers`; every point is
-             visible in one frame or more
+    returns  points (T, N, 2) as (x, y) in pixels, and visible (T, N), as `follow_layers`; every
+             point is visible in one frame or more
 
     Raises ValueError where all pixels are hidden.
 
@@ -1821,7 +1821,7 @@ show(
 )
 
 # %% [markdown]
-# The losses of the first stage and of the others are different things and have no common unit; that of the third is of longer clips, one at a step, and so neither lower than the second's nor smooth. In the later stages most of the number is the error of the points in pixels, a mean over iterations with their weights.
+# The losses of the first stage and of the others are different things and have no common unit; that of the third is of longer clips, one at a step, and so neither lower than the second's nor smooth. From these dots alone nobody could say whether the third stage learned anything; that is why `train_course` scores every stage on the same held-out clips. In the later stages most of the number is the error of the points in pixels, a mean over iterations with their weights.
 #
 # ### Against trackers that learn nothing of tracks
 #
