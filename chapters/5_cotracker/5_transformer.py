@@ -399,7 +399,7 @@ class Attention(nn.Module):
 # %% [markdown]
 # ### Each token for itself
 #
-# Attention mixes tokens but treats all of them alike; the network after it gives each token work of its own, four times as wide inside. Its GELU is a soft step: large numbers pass, very negative ones do not. The exact form uses the error function; the release uses the tanh form (equation 4), and weights learned with one form expect it.
+# Attention mixes tokens but treats all of them alike; the network after it gives each token work of its own, four times as wide inside. Its GELU $g$ is a soft step: large numbers pass, very negative ones do not. The exact form uses the error function; the release uses the tanh form (equation 4), and weights learned with one form expect it.
 
 
 # %% tags=["promote"]
@@ -657,7 +657,7 @@ for N in (64, 128, 1000, 10_000, 265 * 265):
 #
 # ### The mask
 #
-# A window holds points whose query comes later; their tokens describe nothing yet. They must not be read by virtual tracks, and they are not to read either. Chapter 5's release adds the lowest finite number to their scores. Why not $-\infty$?
+# A window holds points whose query comes later; their tokens describe nothing yet. They must not be read by virtual tracks, and they are not to read either. The release adds the lowest finite number to their scores. Why not $-\infty$?
 
 # %%
 scores = torch.tensor([[1.0, 0, 2], [1, 0, 2], [1, 0, 2]])
@@ -1095,26 +1095,25 @@ def cost_of(way, N):
 
 
 # %%
-SIZES = (64, 128, 256, 512, 1024, 2048)
-most = {"all pairs, written out": 5}  # how many of the sizes
+SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+most = {"all pairs, written out": 5, "virtual, in parts": 7}  # how many of the sizes
 measured = {}
 for name, way in ways.items():
     cost_of(way, 32)  # to warm up
-    measured[name] = [(N, *cost_of(way, N)) for N in SIZES[: most.get(name)]]
+    measured[name] = [(N, *cost_of(way, N)) for N in SIZES[: most.get(name, 6)]]
     N, peak, seconds = measured[name][-1]
     print(f"{name:>22}: {N:5} points, {peak / 1e6:5.0f} MB, {seconds:.2f} s")
 
 # %% [markdown]
-# Larger numbers are read off a fit. What grows with all pairs is $aN^2 + bN$, what goes through virtual tracks is $bN + c$, once there are several times as many points as virtual tracks; each fit minimises relative errors.
+# Larger numbers are read off a fit. What grows with all pairs is $aN^2 + bN$, what goes through virtual tracks is $bN + c$. Each fit minimises the relative errors of the last three measurements, since with few points other parts of the step decide.
 
 
 # %%
 def fitted(name, column):
     """A function that gives the cost for any N: quadratic for all pairs, else linear."""
-    pairs = "pairs" in name
-    rows = np.array(measured[name][0 if pairs else -3 :], dtype=float)
+    rows = np.array(measured[name][-3:], dtype=float)
     N, cost = rows[:, 0], rows[:, column]
-    powers = (1, 2) if pairs else (0, 1)
+    powers = (1, 2) if "pairs" in name else (0, 1)
     terms = np.stack([N**power for power in powers], axis=1)
     factors = np.linalg.lstsq(terms / cost[:, None], np.ones(len(N)), rcond=None)[0].clip(min=0)
     return lambda n: sum(
@@ -1163,9 +1162,9 @@ show(
 )
 
 # %% [markdown]
-# Marks are measured, dashes are the fit. Written out, all pairs pass 8 GB at the star, at a few thousand points, and at 70 thousand they would need more memory than any machine has. The fused kernel holds no weights, so its memory rises in proportion too; but its time still turns upwards, since all pairs are computed. Through virtual tracks both rise in proportion, and in parts the memory is that of the tokens and little more.
+# Marks are measured, dashes are the fit. Written out, all pairs pass 8 GB at the star, at a few thousand points, and at 70 thousand they would need terabytes. The fused kernel holds no weights, so its memory rises in proportion too; but its time still turns upwards, since all pairs are computed. Through virtual tracks both rise in proportion, and in parts the memory is that of the tokens and little more.
 #
-# > **What the square costs today.** When the paper was written, attention meant weights in memory, and the square was a wall. Fused kernels have since moved the wall from memory to time. Below a few thousand points, the layers around the scores cost more than the scores, and virtual tracks are no faster. What they add at any number is a short way for all points to meet.
+# > **What the square costs today.** When the paper was written, attention meant weights in memory, and the square was a wall. Fused kernels have since moved the wall from memory to time. For a few hundred points, the layers around the scores cost more than the scores, and virtual tracks are no faster. What they add at any number is a short way for all points to meet.
 
 # %% [markdown]
 # ## On real input

@@ -14,7 +14,6 @@ LIMIT = 8e9  # bytes
 
 ACROSS = """
 import time, torch
-from torch.nn import functional as F
 from fourfold.cotracker import transformer as t
 torch.manual_seed(0)
 torch.set_num_threads({threads})
@@ -84,16 +83,12 @@ def virtual(threads: int, depth: int, most: int) -> None:
             size, seconds = rows[way, points]
             print(f"  {points:>7,}  {way:<8}  {size / 1e6:>8.0f}  {seconds:>8.2f}", flush=True)
     full = 2048 * (LIMIT / rows["written", 2048][0]) ** 0.5
-    print(
-        f"  all pairs written out pass 8 GB near {full:,.0f} points, as the square of the last row"
-    )
+    print(f"  written out, all pairs pass 8 GB near {full:,.0f} points, by the square of N")
     print(f"\nthe transformer, {depth} layers, window of 8: bytes beyond model and input")
     for points in [n for n in (2048, 8192, DENSE) if n <= most]:
         size, seconds = measured(WHOLE, threads=threads, depth=depth, points=points)
-        each = size / points
-        print(
-            f"  {points:>7,} points  {size / 1e9:5.2f} GB  {each:8,.0f} a point  {seconds:8.1f} s"
-        )
+        each = f"{size / points:8,.0f} a point"
+        print(f"  {points:>7,} points  {size / 1e9:5.2f} GB  {each}  {seconds:8.1f} s", flush=True)
 
 
 def main() -> None:

@@ -300,6 +300,25 @@ def test_reading_the_mask_by_size_matters_for_as_many_points_as_virtual_tracks(N
     assert torch.equal(ours, theirs) == (N != 4)
 
 
+@pytest.mark.parametrize("masked", ["no row", "a row", "all rows"])
+def test_the_gradient_of_a_row_fully_masked_is_that_of_its_mean(masked):
+    """PyTorch's fused kernel has it K times too large, K the number of keys."""
+    there = {"no row": [True, True], "a row": [True, False], "all rows": [False, False]}[masked]
+    mask = additive_mask(torch.tensor(there), torch.float64)[None, None, :, None]
+    leaves = [random(1, n, 8, seed=n + i).requires_grad_() for i, n in enumerate((2, 5, 5))]
+    found = attend(*leaves, heads=2, mask=mask)
+    shares = (t[0].unflatten(-1, (2, 4)).transpose(0, 1) for t in leaves)
+    q, k, v = shares
+    weights = (q @ k.mT / 2 + mask[0]).softmax(dim=-1)
+    expected = (weights @ v).transpose(0, 1).flatten(1)[None]
+    upstream = random(1, 2, 8, seed=9)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(y, leaves, upstream, allow_unused=True) for y in (found, expected)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, rtol=0, atol=EXACT)
+
+
 # In parts
 
 
@@ -356,7 +375,7 @@ def test_memory_without_gradients_is_linear_and_little_more_than_the_tokens(monk
         peaks.append(memory.peak)
     first, second = (peaks[1] - peaks[0]) / 500, (peaks[2] - peaks[1]) / 1000
     assert second == pytest.approx(first, rel=0.02)
-    # Bytes of a point: its input, its tokens, and in one frame at a time keys, values, normed tokens.
+    # Of a point: its input, its tokens, and of one frame at a time keys, values, normed tokens.
     assert second < 4 * (inputs * S + D * S + 4 * D)
 
 
