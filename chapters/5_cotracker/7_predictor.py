@@ -974,7 +974,7 @@ def _check_fits(most: int, points: int, extra: int, together: int | None) -> Non
     named = "queries (or grid)" if together is None else f"together={together}"
     helps = "a smaller support grid"
     if most > extra:
-        helps = f"together={most - extra:,} tracks them in parts".replace(",", "_")
+        helps = f"together={most - extra} tracks them in parts"
     raise ValueError(
         f"{named} makes {points:,} points at once, {extra:,} of them for support; expected at most "
         f"{most:,}, as many as fit into memory ({helps})"
@@ -1017,13 +1017,6 @@ def _about(video: Tensor | EncodedVideo) -> tuple[int, int, tuple[int, int], tor
         return video.batch, video.frames, video.size, video.levels[0].device
     _check_video(video)
     return len(video), video.shape[1], tuple(video.shape[3:]), video.device
-
-
-def _check_asked(queries: Tensor, video: Tensor | EncodedVideo) -> None:
-    batch, frames, size, device = _about(video)
-    _check_queries(queries, batch, frames, size)
-    if queries.device != device:
-        raise ValueError(f"queries is on {queries.device}; expected {device}, as the video")
 
 
 def _check_memory(
@@ -1133,32 +1126,15 @@ class Predictor:
         """
         if not isinstance(video, Tensor | EncodedVideo):
             video = self.encode(video)
-        batch, T, size, device = _about(video)
-        if not self.model.whole_clip:
-            window_starts(T, self.model.window)  # raises for a video that is too short
+        about = batch, T, size, device = _about(video)
         _check_either(queries, grid)
         if queries is None:
             whole_number("frame", frame, least=0, most=T - 1)
             points = masked_grid(grid, self.resolution, size, mask).to(device)
             queries = at_frame(float(frame), points).expand(batch, -1, -1)
             support = (0 if mask is None else 6) if support is None else support
-        _check_asked(queries, video)
-        places = resize_points(queries[..., 1:], size, self.resolution)
-        parts = deal_out(torch.cat([queries[..., :1], places], dim=-1), together)
-        support = 6 if support is None else support
-        helped = [_with_support(part, self.resolution, support, local) for part in parts]
         encoded = isinstance(video, EncodedVideo)
-        about = batch, T, self.resolution, device
-        points = helped[0].shape[1]
-        _check_memory(
-            self.model,
-            about,
-            points,
-            points - parts[0].shape[1],
-            self.memory,
-            encoded=encoded,
-            together=together,
-        )
+        parts, helped = self._dealt(about, queries, support, local, together, encoded)
         track = track_both_ways if backward else track_encoded
         work = (not encoded) + len(parts) * (1 + backward)
         with progress_bar(work * T, 0, unit="frame", shown=progress) as bar:
@@ -1170,6 +1146,39 @@ class Predictor:
         tracks = put_together(found)
         points = resize_points(tracks.points, self.resolution, size)
         return with_queries(tracks._replace(points=points), queries)
+
+    def check(
+        self,
+        frames: int,
+        size: tuple[int, int],
+        queries: Float[Tensor, "B N 3"],
+        *,
+        support: int | None = None,
+        local: int = 0,
+        together: int | None = None,
+    ) -> None:
+        """Raise what a call would, for a video of so many frames of a size (H, W), not yet read."""
+        about = len(queries), frames, size, queries.device
+        self._dealt(about, queries, support, local, together, encoded=False)
+
+    def _dealt(self, about, queries, support, local, together, encoded) -> tuple[list, list]:
+        """The parts to track jointly, in pixels of the resized frames; and with support."""
+        batch, T, size, device = about
+        if not self.model.whole_clip:
+            window_starts(T, self.model.window)  # raises for a video that is too short
+        _check_queries(queries, batch, T, size)
+        if queries.device != device:
+            raise ValueError(f"queries is on {queries.device}; expected {device}, as the video")
+        places = resize_points(queries[..., 1:], size, self.resolution)
+        parts = deal_out(torch.cat([queries[..., :1], places], dim=-1), together)
+        support = 6 if support is None else support
+        helped = [_with_support(part, self.resolution, support, local) for part in parts]
+        points = helped[0].shape[1]
+        extra, resized = points - parts[0].shape[1], (batch, T, self.resolution, device)
+        _check_memory(
+            self.model, resized, points, extra, self.memory, encoded=encoded, together=together
+        )
+        return parts, helped
 
 
 # %% tags=["check"]
@@ -1297,7 +1306,7 @@ class _Stream:
 
 
 # %% tags=["promote"]
-_EVER = 1 << 24  # frames that float32 can count
+_EVER = 1 << 24  # frames, or pixels of a side, that float32 can count
 
 
 def _check_frames(frames: Tensor, size: tuple[int, int] | None) -> None:
@@ -1323,7 +1332,7 @@ def _online_queries(
     return torch.cat([queries[..., :1], places], dim=-1)
 
 
-def _after_each_other(parts: list[Tracks]) -> Tracks | None:
+def join_in_time(parts: list[Tracks]) -> Tracks | None:
     """Tracks of frames that follow one another as one; None where there are none."""
     if not parts:
         return None
@@ -1374,7 +1383,7 @@ class OnlinePredictor:
         _check_either(queries, grid)
         if queries is not None:
             check_tensor("queries", queries)
-            _check_queries(queries[None], 1, _EVER, (math.inf, math.inf))
+            _check_queries(queries[None], 1, _EVER, (_EVER, _EVER))
         self.model, self.memory = model, memory
         self.iterations = whole_number("iterations", iterations, least=1)
         self.resolution = _checked_resolution(model, resolution)
@@ -1405,7 +1414,7 @@ class OnlinePredictor:
             self.stream.take(resize_video(part[None], self.resolution))
             if self.told < final_frames(self.stream.seen, S):
                 done.append(self._tracks(self.stream.window(), S // 2))
-        return _after_each_other(done)
+        return join_in_time(done)
 
     @torch.no_grad()
     def finish(self) -> Tracks:
@@ -1569,13 +1578,13 @@ show(
 #
 # ### Behind the walker
 #
-# Every second frame of the shot, and a grid of 12 × 12 points on the *last* frame, where nobody stands in the way. The backward track has to find the bicycle's points through the walker.
+# Every second frame of the shot, and a grid of 15 × 15 points on the *last* frame, where nobody stands in the way. The backward track has to find the bicycle's points through the walker.
 
 # %%
 moving = shot[::2].float()[None]
 last = moving.shape[1] - 1
 begin = time.perf_counter()
-many = predictor(moving, grid=12, frame=last, backward=True)
+many = predictor(moving, grid=15, frame=last, backward=True)
 shown = many.visible(0.5)
 print(f"{shown.shape[2]} points, {shown.shape[1]} frames: {time.perf_counter() - begin:.0f} s")
 gone = ~shown[0].all(dim=0)
@@ -1587,14 +1596,14 @@ print(
 # %%
 show(
     track_picture(moving[0], many.points[0], shown[0], panels=6),
-    alt="Six frames of the shot with more than a hundred tracked points: dots where they are called "
+    alt="Six frames of the shot with more than two hundred tracked points: dots where they are called "
     "visible, rings where they are called hidden",
     photo=True,
 )
 print(clip_credit("bikes"))
 
 # %% [markdown]
-# Dots are called visible, rings hidden; the colour belongs to the place. Look at the third panel and the ones beside it: where the walker is, rings should lie on the walker and stand still relative to the bicycle, and become dots again when the walker has passed.
+# Dots are called visible, rings hidden; the colour belongs to the place. Look at the second and third panel: where the walker is, rings should lie on the walker and stand still relative to the bicycle, and become dots again when the walker has passed.
 #
 # The threshold decides how many rings there are. The same tracks, how many points are called visible in each frame:
 
