@@ -553,6 +553,290 @@ def _check_flow_size(path: Path, height: int, width: int, levels: int) -> None:
         )
 
 
+@app.command()
+def track(
+    video: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="A video file, a .gif or a folder of frames.")
+    ],
+    grid: Annotated[
+        int | None, typer.Option(min=1, help="Points a side of a grid; 20 without --points.")
+    ] = None,
+    points: Annotated[
+        str | None, typer.Option(help='Points in pixels of the video instead: "x,y;x,y".')
+    ] = None,
+    frame: Annotated[
+        int, typer.Option(min=0, help="The frame they are in, counted from --start.")
+    ] = 0,
+    weights: Annotated[
+        str, typer.Option(help="course, or a file (.safetensors, .pth, .pt).")
+    ] = "course",
+    out: Annotated[Path, typer.Option(help="The tracks, an .npz file.")] = Path("tracks.npz"),
+    picture: Annotated[
+        Path | None, typer.Option(help="A picture too: .png, .jpg, or a film, .gif or .mp4.")
+    ] = None,
+    start: Annotated[int, typer.Option(min=0, help="The first frame to read.")] = 0,
+    frames: Annotated[int | None, typer.Option(min=1, help="Read at most so many.")] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Average the frames down to this height first: for large videos, whose detail "
+            "would be lost otherwise, and for small pictures. Tracks stay in pixels of the video.",
+        ),
+    ] = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Find what lies before --frame as well.")
+    ] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="In memory that does not grow with the video.")
+    ] = False,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Most points tracked jointly; all when left out.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Updates of each window.")] = 6,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.999,
+            help="Visibility above which a point is called visible; 0.5 for the course's weights, "
+            "the release's rule for others.",
+        ),
+    ] = None,
+) -> None:
+    """Track points through a video of your own; write where they are, and draw them.
+
+    The .npz holds points (T, N, 2) as (x, y) in pixels of the video, visibility (T, N), for some
+    weights confidence, queries (N, 3) as (row of points, x, y), and frames, their numbers in the
+    video. Only one frame of the video is in memory at a time.
+    """
+    import time
+
+    from fourfold.course.errors import CourseError
+
+    _check_track_files(video, out, picture)
+    places = None if points is None else _parsed_points(points)
+    if points is not None and grid is not None:
+        raise CourseError("--grid and --points: both given; expected one of them")
+    for name, given in (("--backward", backward), ("--together", together)):
+        if online and given:
+            raise CourseError(f"--online and {name}: both given; expected one of them")
+
+    from fourfold.cotracker.predictor import at_frame, grid_points, resize_points
+    from fourfold.kit.track_picture import save_track_picture
+
+    film = _Film(video, start, frames, height)
+    film.look()
+    model = _load_tracker(weights, online)
+    import torch
+
+    if places is None:
+        # The grid is even on the frames that the model sees.
+        inside = grid_points(grid or 20, model.sizes.resolution)
+        asked = resize_points(inside, model.sizes.resolution, film.read_size)
+        asked = film.to_video(asked)
+    else:
+        asked = torch.tensor(places)
+        _check_places(asked, film.size)
+    if frame >= film.count:
+        raise CourseError(
+            f"--frame: got {frame}, expected at most {film.count - 1}, the last frame"
+        )
+    queries = at_frame(float(frame), asked)
+    read = at_frame(float(frame), film.to_read(asked))
+    began = time.perf_counter()
+    options = {"support": 0 if places is None else 6, "iterations": iterations}
+    try:
+        if online:
+            tracks = _tracked_online(model, film, read, **options)
+        else:
+            options |= {"backward": backward, "together": together}
+            tracks = _tracked(model, film, read, **options)
+    except ValueError as error:
+        said = str(error).replace("together=", "--together ")
+        named = (
+            f"VIDEO: {video}" if said.startswith("video") else "--points" if points else "--grid"
+        )
+        raise CourseError(f"{named}: {said}") from None
+    seconds = time.perf_counter() - began
+    if threshold is None and weights == "course":
+        threshold = 0.5
+    visible = _visible(tracks, threshold, online)
+    found = film.to_video(tracks.points[0])
+    if not online:
+        found[frame, torch.arange(len(asked))] = asked  # without the rounding of the way back
+    _write_tracks(out, tracks._replace(points=found[None]), queries, film)
+    typer.echo(
+        f"{film.count} frames of {film.size[1]} × {film.size[0]} pixels, {len(asked)} points: "
+        f"{seconds:.1f} s"
+    )
+    typer.echo(f"{int(visible[-1].sum())} of {len(asked)} points are visible in the last frame")
+    if picture is not None:
+        save_track_picture(picture, film.frames(), tracks.points[0], visible)
+    typer.echo(f"wrote {out}" + ("" if picture is None else f" and {picture}"))
+
+
+class _Film:
+    """The frames of a video that a command reads, as often as it needs them, one at a time."""
+
+    def __init__(self, path: Path, start: int, count: int | None, height: int | None) -> None:
+        self.path, self.start, self.most, self.height = path, start, count, height
+
+    def frames(self):
+        from fourfold.kit.video import video_frames
+
+        return video_frames(self.path, start=self.start, frames=self.most, height=self.height)
+
+    def look(self) -> None:
+        """Read all frames once, so that a damaged one is found before anything is computed."""
+        from fourfold.course.errors import CourseError
+        from fourfold.kit.video import video_frames
+
+        try:
+            first = next(video_frames(self.path, start=self.start))
+            self.size = tuple(first.shape[1:])
+            self.count = 0
+            for frame in self.frames():
+                self.count += 1
+                self.read_size = tuple(frame.shape[1:])
+        except (ValueError, ModuleNotFoundError, FileNotFoundError) as error:
+            said = " ".join(str(error).split()).removeprefix(f"path is {str(self.path)!r}")
+            for name in ("height", "start"):
+                if said.startswith(f"{name} is "):
+                    raise CourseError(f"--{name}: {said}") from None
+            raise CourseError(f"VIDEO: {self.path}: {said.lstrip('; ,')}") from None
+
+    def to_read(self, points):
+        """Points of the video in pixels of the frames as they are read, averaged down or not."""
+        return _averaged_places(points, self.size, self.read_size)
+
+    def to_video(self, points):
+        return _averaged_places(points, self.read_size, self.size)
+
+
+def _averaged_places(points, old: tuple[int, int], new: tuple[int, int]):
+    """Where points are when areas of pixels are averaged: the edges of the picture stay."""
+    if old == new:
+        return points.clone()
+    factors = points.new_tensor([new[1] / old[1], new[0] / old[0]])
+    return (points + 0.5) * factors - 0.5
+
+
+def _tracked(model, film: _Film, queries, *, iterations: int, backward: bool, **options):
+    from fourfold.cotracker.predictor import Predictor
+    from fourfold.kit.notebook import progress_bar
+
+    predictor = Predictor(model, iterations=iterations)
+    predictor.check(film.count, film.read_size, queries[None], **options)
+    with progress_bar(film.count, 0, unit="frame", shown=True) as bar:
+        bar.set_description("reading")
+        encoded = predictor.encode(film.frames(), bar.update)
+    return predictor(encoded, queries[None], backward=backward, progress=True, **options)
+
+
+def _tracked_online(model, film: _Film, queries, **options):
+    """The tracks of all frames, gathered as they become final; at its query a point is moved."""
+    from fourfold.cotracker.predictor import OnlinePredictor, join_in_time
+    from fourfold.kit.notebook import progress_bar
+
+    online = OnlinePredictor(model, queries, **options)
+    told = []
+    with progress_bar(film.count, 0, unit="frame", shown=True) as bar:
+        for frame in film.frames():
+            told.append(online.push(frame[None].float()))
+            bar.update(1)
+    told.append(online.finish())
+    return join_in_time([tracks for tracks in told if tracks is not None])
+
+
+def _visible(tracks, threshold: float | None, online: bool):
+    """Which points (T, N) are called visible."""
+    from fourfold.cotracker.predictor import released_visible
+
+    if threshold is None:
+        return released_visible(tracks, online=online)[0]
+    return tracks.visible(threshold)[0]
+
+
+def _load_tracker(weights: str, online: bool):
+    from fourfold.cotracker.cotracker import load_cotracker
+    from fourfold.course.errors import CourseError
+
+    try:
+        return load_cotracker(weights, mode="online" if online else "offline")
+    except (ValueError, FileNotFoundError) as error:
+        raise CourseError(f"--weights: {error}") from None
+
+
+def _check_track_files(video: Path, out: Path, picture: Path | None) -> None:
+    """Raises CourseError for what can be known to fail before anything is loaded or computed."""
+    from importlib.util import find_spec
+
+    from fourfold.course.errors import CourseError
+
+    if not video.exists():
+        raise CourseError(f"VIDEO: {video}: no such file or folder; expected a video")
+    films = (".png", ".jpg", ".jpeg", ".gif", ".mp4")
+    for name, path, endings in (("--out", out, (".npz",)), ("--picture", picture, films)):
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise CourseError(
+                f"{name}: got {path}, expected a name that ends in {', '.join(endings)}"
+            )
+        if not path.parent.is_dir():
+            raise CourseError(f"{name}: {path.parent}: no such folder")
+        if path.is_dir():
+            raise CourseError(f"{name}: {path} is a folder; expected a file")
+        if path.exists() and path.samefile(video):
+            raise CourseError(f"{name}: {path} is the video; expected another name")
+        if video.is_dir() and path.suffix != ".npz" and path.parent.samefile(video):
+            raise CourseError(f"{name}: {path} would lie among the frames; expected another folder")
+    if picture is not None and picture.suffix.lower() == ".mp4" and find_spec("av") is None:
+        raise CourseError(
+            f'--picture: {picture} needs the package av: pip install "fourfold[video]"; expected '
+            "it, or a .gif"
+        )
+
+
+def _parsed_points(text: str) -> list[tuple[float, float]]:
+    from fourfold.course.errors import CourseError
+
+    try:
+        places = [tuple(map(float, pair.split(","))) for pair in text.strip(" ;").split(";")]
+        if all(len(pair) == 2 for pair in places):
+            return places
+    except ValueError:
+        pass
+    raise CourseError(f'--points: got {text!r}, expected x,y;x,y such as "120,64;30.5,80"')
+
+
+def _check_places(places, size: tuple[int, int]) -> None:
+    from fourfold.course.errors import CourseError
+
+    H, W = size
+    for x, y in places.tolist():
+        if not (0 <= x <= W - 1 and 0 <= y <= H - 1):
+            raise CourseError(
+                f"--points: got {x:g},{y:g}, expected x from 0 to {W - 1} and y from 0 to {H - 1}"
+            )
+
+
+def _write_tracks(path: Path, tracks, queries, film: _Film) -> None:
+    """Write the arrays, whole or not at all."""
+    import numpy as np
+
+    from fourfold.course.files import whole_file
+
+    arrays = {
+        name: values[0].numpy() for name, values in tracks._asdict().items() if values is not None
+    }
+    arrays["queries"] = queries.numpy()
+    arrays["frames"] = np.arange(film.start, film.start + film.count)
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
 def _as_setting(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
