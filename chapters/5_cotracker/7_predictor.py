@@ -55,7 +55,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from matplotlib.patches import Rectangle
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourfold.bilinear_sampling.sampling import _check_floating
 from fourfold.cotracker.cotracker import (
@@ -92,7 +92,7 @@ from fourfold.raft.raft import _check_values
 SMALL = {
     "window": 8,
     "width": 128,
-    "depth": 3,
+    "depth": 2,
     "heads": 4,
     "virtual_tracks": 16,
     "features": 64,
@@ -101,22 +101,10 @@ SMALL = {
     "resolution": (192, 256),
     "highest": 16.0,
 }
-
-
-def untrained():
-    """A small model whose random weights move the points by a pixel or two."""
-    torch.manual_seed(0)
-    model = CoTracker("2", **SMALL).eval()
-    for weights in model.update.transformer.flow_head.parameters():
-        nn.init.normal_(weights, std=0.006)
-    return model
-
-
-# UNTIL TRAINED: this line becomes `course = load_cotracker()`, and the note in the next cell goes.
-course = untrained()
+course = load_cotracker()
 
 # %% [markdown]
-# *The weights here are random until the course's own have been trained: the figures show who is tracked, when and at what cost, and the tracks are not yet right.*
+# The weights are those that [lesson 8](8_learning.ipynb) trains: a small model, and far from the paper's.
 
 # %%
 shot = read_video(bundled_clip("bikes"), start=187, frames=55)[..., 180:543]
