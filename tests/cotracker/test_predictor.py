@@ -50,7 +50,7 @@ def small(version="2", mode="offline", **sizes):
     torch.manual_seed(0)
     sizes = {"window": 8, "highest": 4.0} | SMALL | sizes
     model = CoTracker(version, mode=mode, **sizes).eval()
-    nn.init.normal_(model.update.transformer.flow_head.weight, std=0.05)
+    nn.init.normal_(model.update.transformer.flow_head.weight, std=0.01)
     return model
 
 
