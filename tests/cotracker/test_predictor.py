@@ -255,8 +255,10 @@ def test_frames_may_come_one_by_one_as_bytes_and_are_encoded_once(monkeypatch):
     assert gap(predictor((frame for frame in video[0]), queries).points, whole.points) < CLOSE
     kept = predictor.encode(video.float())
     assert (kept.batch, kept.frames, kept.size) == (1, 9, SIZE)
+    options = {"together": 2, "backward": True}
+    parts = predictor(video.float(), queries, **options)
     monkeypatch.setattr(model, "pyramid", None)
-    assert gap(predictor(kept, queries, together=2, backward=True).points[:, 8], whole.points[:, 8])
+    assert gap(predictor(kept, queries, **options).points, parts.points) < CLOSE
 
 
 @given(st.integers(1, 12), st.integers(1, 15))
@@ -373,8 +375,7 @@ def test_frames_are_told_once_and_kept_for_a_window_only():
         tracks = online.push(frame[None])
         told += 0 if tracks is None else tracks.points.shape[1]
         assert told == final_frames(k, 8)
-        rows = 8 * 12 * online.stream.levels[0].shape[0]
-        assert online.stream.levels[0].shape[0] < 8 and rows
+        assert all(len(level) < 8 for level in online.stream.levels)
     assert online.finish().points.shape[1] == 30 - told
 
 
