@@ -1557,7 +1557,7 @@ show(
 )
 
 # %% [markdown]
-# The level line is one window's features and the work on it. The rising one is $\phi\,T$ of equation 5. `tests/benchmarks/bench_cotracker.py --online` measures the same at 200 and 1,000 frames with the course's sizes.
+# The level line is one window's features and the work on it. The rising one is $\phi\,T$ of equation 5. `tests/benchmarks/bench_cotracker_predictor.py --online` measures the same at 200 and 1,000 frames with the course's sizes.
 #
 # > **Where the code leaves the release.** The released online predictor takes overlapping chunks of a window every half window, and its first call only takes the queries. Here `push` takes any number of frames. The released predictors encode the video again for the backward pass and for every part; here it is encoded once. The released offline predictor of version 2 answers a clip of half a window or less with zeros; here it is refused. And `earlier_from` takes only frames before the query from the reversed video, as the release does.
 
