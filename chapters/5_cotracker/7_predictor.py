@@ -438,7 +438,7 @@ def resize_points(
     points    (*N, 2) as (x, y), in pixels of the old size
     old, new  (H, W) in pixels; a side of one pixel keeps its place, 0
 
-    >>> resize_points(torch.tensor([[127.0, 95.0]]), (96, 128), (192, 256)).tolist()
+    >>> resize_points(torch.tensor([[127.0, 95.0]]), (96, 128), (192, 256)).round().tolist()
     [[255.0, 191.0]]
 
     Convention: (x, y) order, x to the right, y down, the centre of the top-left pixel at (0, 0).
@@ -702,12 +702,12 @@ def with_queries(tracks: Tracks, queries: Float[Tensor, "B N 3"]) -> Tracks:
     batch = torch.arange(len(queries), device=queries.device)[:, None]
     point = torch.arange(queries.shape[1], device=queries.device)
     frame = queries[..., 0].long()
-    points, *certainty = (None if values is None else values.clone() for values in tracks)
+    points, visibility, confidence = (None if x is None else x.clone() for x in tracks)
     points[batch, frame, point] = queries[..., 1:]
-    for values in certainty:
-        if values is not None:
-            values[batch, frame, point] = 1.0
-    return Tracks(points, *certainty)
+    visibility[batch, frame, point] = 1.0
+    if confidence is not None:
+        confidence[batch, frame, point] = 1.0
+    return Tracks(points, visibility, confidence)
 
 
 # %% tags=["check"]
@@ -788,7 +788,7 @@ def bytes_per_point(model: CoTracker, frames: int) -> int:
 
     frames  T of the video
 
-    Measured on a CPU for both versions, it is 6 to 16 % too high, and some 30 MB that do not depend
+    Measured on a CPU for both versions, it is 6 to 22 % too high, and some 30 MB that do not depend
     on the number of points come on top.
     """
     S = frames if model.whole_clip else model.window
@@ -1214,7 +1214,7 @@ for name, options in ways.items():
 # Online, the features of a frame are made when it comes, the features of a query when its frame comes, and both are forgotten when no window needs them any more. What has to be right first is the count of equation 6.
 
 
-# %% tags=["promote", "exercise"]
+# %% tags=["promote"]
 def final_frames(seen: int, window: int) -> int:
     """How many frames no later window changes (equation 6 of the lesson).
 
@@ -1557,7 +1557,7 @@ show(
 )
 
 # %% [markdown]
-# The level line is one window's features and the work on it. The rising one is $\phi\,T$ of equation 5. `tests/benchmarks/bench_cotracker_predictor.py --online` measures the same at 200 and 1,000 frames with the course's sizes.
+# The level line is one window's features and the work on it. The rising one is $\phi\,T$ of equation 5. `tests/benchmarks/bench_cotracker.py --online` measures the same at 200 and 1,000 frames with the course's sizes.
 #
 # > **Where the code leaves the release.** The released online predictor takes overlapping chunks of a window every half window, and its first call only takes the queries. Here `push` takes any number of frames. The released predictors encode the video again for the backward pass and for every part; here it is encoded once. The released offline predictor of version 2 answers a clip of half a window or less with zeros; here it is refused. And `earlier_from` takes only frames before the query from the reversed video, as the release does.
 
