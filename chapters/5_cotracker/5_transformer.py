@@ -50,7 +50,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fourfold.bilinear_sampling.sampling import _check_floating
 from fourfold.cotracker import transformer as transformer_module
-from fourfold.cotracker.cotracker import CoTracker
+from fourfold.cotracker.cotracker import load_cotracker
 from fourfold.cotracker.learning import held_out_clips
 from fourfold.cotracker.transformer import (
     Attention,
@@ -1173,21 +1173,11 @@ show(
 #
 # Tokens of a real clip: layers cut from photographs move for eight frames, and a CoTracker makes tokens of 64 points on them. We look at the first layer, where virtual tokens read the points, and draw how much each point weighs.
 #
-# The line below makes a small model with random weights; put trained weights there, when you have some ([lesson 8](8_learning.ipynb) trains them), and look again.
-
-
-# %%
-def model_to_look_at():
-    """Random weights; `load_cotracker()` of lesson 6 gives trained ones."""
-    torch.manual_seed(0)
-    sizes = {"width": 96, "depth": 2, "heads": 4, "virtual_tracks": 16}
-    encoder = {"features": 32, "widths": (16, 24, 32, 32), "resolution": (96, 128)}
-    return CoTracker("2", window=8, **sizes, **encoder).eval()
-
+# The weights are those of the small model that [lesson 8](8_learning.ipynb) trains.
 
 # %%
 clip = held_out_clips(count=1, frames=8, points=64)
-tracker = model_to_look_at()
+tracker = load_cotracker()
 caught = []
 hooks = [
     tracker.update.transformer.register_forward_pre_hook(lambda _, given: caught.append(given)),
@@ -1237,11 +1227,11 @@ show(
 )
 
 # %% [markdown]
-# The area of a circle is the weight of its point; an equal share for all would be circles of one size. The number of points *in effect* is the exponential of the weights' entropy: how many points an equal share would be spread over. With random weights nearly all points count alike, even for the three most choosy virtual tracks that are shown. A virtual track begins as a mean over everything, and what to gather is learned. So this picture is no evidence for what trained virtual tracks do; it shows where to look.
+# The area of a circle is the weight of its point; an equal share for all would be circles of one size. The number of points *in effect* is the exponential of the weights' entropy: how many points an equal share would be spread over. The three most choosy virtual tracks are shown: each has learned to listen to a part of the points, and two of them to nearly the same part. A virtual track begins as a mean over everything; what to gather is learned. The model is small and its training was short, so the picture says that virtual tracks come to choose, and not yet by what.
 #
 # ### Together or alone
 #
-# What does one point change for the others? Take its track away, and see how the outputs of the other 63 move. The model is random, so only the way of the influence means something, not its size.
+# What does one point change for the others? Take its track away, and see how the outputs of the other 63 move. Only whether an output moves is counted, not by how much.
 
 # %%
 transformer = tracker.update.transformer
