@@ -90,9 +90,10 @@ SMALL = {
     "virtual_tracks": 16,
     "features": 64,
     "widths": (24, 32, 48, 64),
-    "levels": 2,
+    "levels": 3,
     "resolution": (192, 256),
     "highest": 16.0,
+    "feature_length": 12.0,
 }
 course = load_cotracker()
 
@@ -503,6 +504,8 @@ class Sizes(NamedTuple):
     resolution                    (H, W) in pixels of the videos that the model is meant for
     highest                       frequency of version 2's motion embedding, in radians a feature
                                   pixel; see `motion_embedding`
+    feature_length                of every vector of a feature map in version 2; 0 for those of the
+                                  release, which are as long as they come; in version 3 it is 1
     """
 
     width: int = 384
@@ -515,6 +518,7 @@ class Sizes(NamedTuple):
     radius: int = 3
     resolution: tuple[int, int] = (384, 512)
     highest: float = 1000.0
+    feature_length: float = 0.0
 
 
 # %% [markdown]
@@ -842,7 +846,7 @@ class CoTracker(nn.Module):
         self.sizes = checked_sizes(rule.depth, sizes)
         self.fnet = FeatureEncoder(self.sizes.features, self.sizes.widths)
         self.update = rule(self.sizes) if version == "2" else rule(self.sizes, self.window)
-        told = [self.window, self.sizes.heads, *self.sizes.resolution, self.sizes.highest]
+        told = [self.window, self.sizes.heads, *self.sizes.resolution, *self.sizes[-2:]]
         self.register_buffer("settings", torch.tensor(told, dtype=torch.float32))
 
     @property
@@ -860,7 +864,8 @@ class CoTracker(nn.Module):
 
     def _features(self, frames: Tensor) -> Tensor:
         features = self.fnet(2 * (frames / 255) - 1)
-        return unit_length(features) if self.version == "3" else features
+        length = 1.0 if self.version == "3" else self.sizes.feature_length
+        return length * unit_length(features) if length else features
 
     def track_window(
         self,
@@ -951,7 +956,7 @@ class CoTracker(nn.Module):
                     mapping that holds one as "model"
         mode        of version 3; the release's files of the two modes have the same shapes
         window      S, where the file does not tell (without `time_emb` or `settings`)
-        sizes       heads, resolution and highest, where they are not those of the release and the
+        sizes       those that no shape tells, where they are not the release's and the
                     file has no `settings`; the others are read from shapes
 
         Raises ValueError for tensors that make no CoTracker, naming every key that is missing,
@@ -994,6 +999,8 @@ def checked_sizes(depth: int, sizes: Mapping) -> Sizes:
         raise ValueError(
             f"resolution is {sizes.resolution}; expected (H, W), multiples of {STRIDE}"
         )
+    if not sizes.feature_length >= 0:
+        raise ValueError(f"feature_length is {sizes.feature_length}; expected 0 or more")
     if not sizes.highest > 0:
         raise ValueError(f"highest is {sizes.highest}; expected radians a feature pixel, above 0")
     return sizes
@@ -1382,18 +1389,18 @@ def published_sizes(tensors: Mapping[str, Tensor]) -> tuple[str, dict]:
 
 # %% tags=["promote"]
 def told_settings(settings: Tensor | None, time_emb: Tensor | None, pos_emb: Tensor | None) -> dict:
-    """Window, heads, resolution and highest frequency, as far as a file tells them."""
+    """What no shape tells, as far as a file does: window, heads, resolution and others."""
     told = {}
     if time_emb is not None and time_emb.ndim == 3:
         told["window"] = time_emb.shape[1]
     if pos_emb is not None and pos_emb.ndim == 4:
         told["resolution"] = tuple(STRIDE * side for side in pos_emb.shape[2:])
     if settings is not None:
-        if tuple(settings.shape) != (5,):
-            raise ValueError(f"settings has shape {tuple(settings.shape)}; expected (5,)")
+        if tuple(settings.shape) != (6,):
+            raise ValueError(f"settings has shape {tuple(settings.shape)}; expected (6,)")
         window, heads, H, W = (int(value) for value in settings[:4])
         told |= {"window": window, "heads": heads, "resolution": (H, W)}
-        told["highest"] = settings[4].item()
+        told["highest"], told["feature_length"] = settings[4:].tolist()
     return told
 
 
@@ -1430,7 +1437,7 @@ def release_name(name):
 
 released = {release_name(n): value for n, value in course.state_dict().items() if n != "settings"}
 released["time_emb"] = time_embedding(8, course.update.inputs)[None]
-twin = CoTracker.from_official({"model": released}, heads=4, resolution=(192, 256), highest=16.0)
+twin = CoTracker.from_official({"model": released}, heads=4, resolution=(192, 256), highest=16.0, feature_length=12.0)
 print(f"{len(released)} tensors, window {twin.window}, {twin.sizes}")
 assert twin.sizes == course.sizes
 again = CoTracker.from_official(course.state_dict())

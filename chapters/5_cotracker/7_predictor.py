@@ -97,9 +97,10 @@ SMALL = {
     "virtual_tracks": 16,
     "features": 64,
     "widths": (24, 32, 48, 64),
-    "levels": 2,
+    "levels": 3,
     "resolution": (192, 256),
     "highest": 16.0,
+    "feature_length": 12.0,
 }
 course = load_cotracker()
 

@@ -56,6 +56,7 @@ from fourfold.bilinear_sampling.warps import inside, pixel_grid
 from fourfold.cotracker.cotracker import CoTracker, Estimate, load_cotracker
 from fourfold.cotracker.features import STRIDE
 from fourfold.cotracker.learning import hidden_between, random_clip_scene, render_clip
+from fourfold.cotracker.predictor import Predictor, resize_points, resize_video
 from fourfold.cotracker.tracks import Score, Tracks, chained_flow, stay_put, tap_vid_metrics
 from fourfold.kit.arguments import whole_number
 from fourfold.kit.checkpoints import ModelCard, save_checkpoint
@@ -1264,9 +1265,10 @@ SMALL = {
     "virtual_tracks": 16,
     "features": 64,
     "widths": (24, 32, 48, 64),
-    "levels": 2,
+    "levels": 3,
     "resolution": (192, 256),
     "highest": 16.0,
+    "feature_length": 12.0,
 }
 
 # %%
@@ -1449,6 +1451,7 @@ class Recipe(NamedTuple):
     steps, batch   of AdamW, and clips in each
     learning_rate  the highest; see `fourfold.kit.training.one_cycle`
     size, frames, points, speed  of `SyntheticClips`
+    enlarge        how many times larger the model sees the frames
     iterations     M, of the model's updates
     clip           norm that gradients are cut to
     weight_decay   of AdamW
@@ -1458,10 +1461,11 @@ class Recipe(NamedTuple):
     steps: int
     batch: int
     learning_rate: float
-    size: tuple[int, int] = (96, 128)
+    size: tuple[int, int] = (56, 72)
     frames: int = 8
     points: int = 32
-    speed: float = 8.0
+    speed: float = 6.0
+    enlarge: int = 2
     iterations: int = 3
     clip: float = 1.0
     weight_decay: float = 1e-5
@@ -1470,9 +1474,9 @@ class Recipe(NamedTuple):
 # %% tags=["promote"]
 FEATURES = Recipe("features", 500, 2, 1e-3, points=64)
 
-UPDATE = Recipe("update", 2_400, 4, 1e-3)
+UPDATE = Recipe("update", 3_000, 4, 1e-3)
 
-ALL = Recipe("all", 400, 1, 3e-4, frames=24, points=64)
+ALL = Recipe("all", 600, 1, 3e-4, frames=24, points=64)
 
 RECIPES = {"features": FEATURES, "update": UPDATE, "all": ALL}
 
@@ -1555,7 +1559,25 @@ def _only(model: CoTracker, part: str) -> None:
     parts[part].requires_grad_(True)
 
 
+def enlarged(clip: Clip, factor: int) -> Clip:
+    """The clip as a predictor shows it to a model: frames so many times larger, points too.
+
+    clip    a batch; `resize_video` and `resize_points` say where a point of a frame goes
+    """
+    if factor == 1:
+        return clip
+    old = tuple(clip.video.shape[-2:])
+    new = tuple(factor * side for side in old)
+    places = resize_points(clip.queries[..., 1:], old, new)
+    return clip._replace(
+        video=resize_video(clip.video, new),
+        points=resize_points(clip.points, old, new),
+        queries=torch.cat([clip.queries[..., :1], places], dim=-1),
+    )
+
+
 def _training_loss(recipe: Recipe, model: CoTracker, clip: Clip) -> Tensor:
+    clip = enlarged(clip, recipe.enlarge)
     if recipe.trains == "features":
         return matching_loss(model, clip)
     windows = model.windows(clip.video, clip.queries, recipe.iterations)
@@ -1583,7 +1605,7 @@ def evaluate(
     """
     if isinstance(tracker, nn.Module):
         device = next(tracker.parameters()).device
-        tracker = partial(tracker, iterations=iterations)
+        tracker = Predictor(tracker, iterations=iterations)
     else:
         device = clips.video.device
     found = [
@@ -1664,7 +1686,7 @@ def train_course(
 # %% tags=["promote"]
 def _held_out_metrics(model: CoTracker, iterations: int) -> dict[str, float]:
     clips = held_out_clips()
-    metrics = {"held-out points found by features alone (share)": share_found(model.cpu(), clips)}
+    metrics = {"held-out points found by features alone (share)": share_found(model.cpu(), enlarged(clips, 2))}
     for name, tracker in (("", model), ("stay-put's ", stay_put)):
         score = evaluate(tracker, clips, iterations=iterations)
         metrics[f"{name}held-out AJ"] = score.average_jaccard
