@@ -1254,7 +1254,7 @@ print({name: float(loss) for name, loss in course_loss(perfect(one), one).items(
 # %% [markdown]
 # ### A small model
 #
-# The releases have 45 and 25 million weights. The course's own model is narrow, for frames of 96 × 128 pixels: two levels of correlation, since a third would hang over the border; and a highest frequency of 16 radians for each feature pixel in the embedding of motion, where the release has about 970 ([lesson 4](4_tokens.ipynb) shows what that does).
+# The releases have 45 and 25 million weights. The course's own model is version 2, narrow and shallow, with three changes that help a short training. The embedding of motion has a highest frequency of 16 radians for each feature pixel, where the release has about 970 ([lesson 4](4_tokens.ipynb) shows what that does). There are three levels of correlation. And every feature vector is scaled to the length 12, as version 3 scales them to 1: products of vectors of any length mix how well two places fit with how loud each of them is, and what a training has to find out first is where things fit.
 
 # %% tags=["promote"]
 SMALL = {
@@ -1278,6 +1278,42 @@ for name, part in (("fnet", fresh.fnet), ("update", fresh.update)):
     print(f"{name}: {sum(p.numel() for p in part.parameters()):,} weights")
 
 # %% [markdown]
+# The model is meant for frames of 192 × 256 pixels, and a predictor enlarges smaller ones, as the release enlarges whatever it is given to 384 × 512 (lesson 7). A feature stands for four pixels of what the model sees, so in frames of half the size it then stands for two. Training has to show clips as the predictor will:
+
+
+# %% tags=["promote"]
+def enlarged(clip: Clip, factor: int) -> Clip:
+    """The clip as a predictor shows it to a model: frames so many times larger, points too.
+
+    clip    a batch; `resize_video` and `resize_points` say where a point of a frame goes
+    """
+    if factor == 1:
+        return clip
+    old = tuple(clip.video.shape[-2:])
+    new = tuple(factor * side for side in old)
+    places = resize_points(clip.queries[..., 1:], old, new)
+    return clip._replace(
+        video=resize_video(clip.video, new),
+        points=resize_points(clip.points, old, new),
+        queries=torch.cat([clip.queries[..., :1], places], dim=-1),
+    )
+
+
+# %% tags=["check"]
+once = held_out_clips(1, frames=2)
+coordinates = pixel_grid(H, W).permute(2, 0, 1)
+coordinates = torch.cat([coordinates, coordinates[:1]]).expand(1, 2, 3, H, W)
+twice = enlarged(once._replace(video=coordinates), 2)
+frame, *_ = twice.queries[0].T.long()
+asked = frame, torch.arange(len(frame))
+# What is read at the query is where it was asked for before; numbers to 127, by three float32 steps.
+colours = sample(twice.video[0], twice.points[0, :, None])[frame, :2, 0, asked[1]]
+assert torch.allclose(colours, once.queries[0, :, 1:], atol=1e-3)
+assert torch.allclose(twice.points[0][asked], twice.queries[0, :, 1:], atol=1e-3)
+
+# %% [markdown]
+# The check paints a clip whose colours are its coordinates. Read where a query has moved to, the enlarged clip says where the query was.
+#
 # ### Where gradient flows
 #
 # The whole clip is run, window after window, and then one gradient goes back through all of it: training is **unrolled** (展开). Yet every iteration begins with `points.detach()`. What does the loss of the second window tell the first?
@@ -1431,15 +1467,16 @@ def share_found(model: CoTracker, clip: Clip, within: float = 1.5) -> float:
 
 
 # %%
-unseen = held_out_clips(at_scale(cpu=4, gpu=16), frames=8, speed=8.0)
-chance = math.pi * 1.5**2 / (H // STRIDE * W // STRIDE)
+unseen = enlarged(held_out_clips(at_scale(cpu=4, gpu=16), frames=8), 2)
+map_height, map_width = (side // STRIDE for side in unseen.video.shape[-2:])
+chance = math.pi * 1.5**2 / (map_height * map_width)
 untrained_share = share_found(fresh, unseen)
 print(f"random features find {untrained_share:.1%}, chance {chance:.1%}")
 
 # %% [markdown]
 # ### The three stages as data
 #
-# `FEATURES` trains the encoder by equation 11. `UPDATE` trains all the rest by equation 10, with the encoder fixed; clips of eight frames are one window and a second that begins at half of it, so points are carried once. `ALL` goes on with everything, on whole clips of 24 frames. Layers move faster in the short clips, so that there is something to follow.
+# `FEATURES` trains the encoder by equation 11. `UPDATE` trains all the rest by equation 10, with the encoder fixed; clips of eight frames make one window, and four of them a step. `ALL` goes on with everything, on clips of 24 frames, five windows, so that points are carried from one to the next. In all three the frames are small cut-outs, painted at 56 × 72 pixels and enlarged twofold: what a step costs is above all the encoder's work on pixels, and a patch of a photograph looks the same in a small frame as in a large one.
 
 
 # %% tags=["promote"]
@@ -1559,23 +1596,6 @@ def _only(model: CoTracker, part: str) -> None:
     parts[part].requires_grad_(True)
 
 
-def enlarged(clip: Clip, factor: int) -> Clip:
-    """The clip as a predictor shows it to a model: frames so many times larger, points too.
-
-    clip    a batch; `resize_video` and `resize_points` say where a point of a frame goes
-    """
-    if factor == 1:
-        return clip
-    old = tuple(clip.video.shape[-2:])
-    new = tuple(factor * side for side in old)
-    places = resize_points(clip.queries[..., 1:], old, new)
-    return clip._replace(
-        video=resize_video(clip.video, new),
-        points=resize_points(clip.points, old, new),
-        queries=torch.cat([clip.queries[..., :1], places], dim=-1),
-    )
-
-
 def _training_loss(recipe: Recipe, model: CoTracker, clip: Clip) -> Tensor:
     clip = enlarged(clip, recipe.enlarge)
     if recipe.trains == "features":
@@ -1597,7 +1617,8 @@ def evaluate(
 ) -> Score:
     """Score a tracker on clips, such as those of `held_out_clips`, as TAP-Vid does.
 
-    tracker     a model, or a function of a video and queries that returns Tracks
+    tracker     a model, which tracks as `Predictor` has it: frames enlarged, a grid of points along;
+                or a function of a video and queries that returns Tracks
     iterations  M, for a model
     threshold   probability above which a point is taken as seen
 
@@ -1676,7 +1697,7 @@ def train_course(
         minutes=minutes,
         progress=progress,
     )
-    metrics = _held_out_metrics(model.half().float(), chosen.iterations)
+    metrics = _held_out_metrics(model.half().float(), chosen)
     path = Path(folder) / "cotracker_small.safetensors"
     card = _card(recipe, chosen, seed, start, records, metrics)
     save_checkpoint(path, model, card, float16=True)
@@ -1684,11 +1705,12 @@ def train_course(
 
 
 # %% tags=["promote"]
-def _held_out_metrics(model: CoTracker, iterations: int) -> dict[str, float]:
-    clips = held_out_clips()
-    metrics = {"held-out points found by features alone (share)": share_found(model.cpu(), enlarged(clips, 2))}
+def _held_out_metrics(model: CoTracker, recipe: Recipe) -> dict[str, float]:
+    model, clips = model.cpu(), held_out_clips()
+    found = share_found(model, enlarged(clips, recipe.enlarge))
+    metrics = {"held-out points found by features alone (share)": found}
     for name, tracker in (("", model), ("stay-put's ", stay_put)):
-        score = evaluate(tracker, clips, iterations=iterations)
+        score = evaluate(tracker, clips, iterations=recipe.iterations)
         metrics[f"{name}held-out AJ"] = score.average_jaccard
         metrics[f"{name}held-out δ_avg"] = score.average_within
         metrics[f"{name}held-out OA"] = score.occlusion_accuracy
@@ -1750,10 +1772,11 @@ def draw_steps(groups, log_scale=False):
 
 
 figure = draw_steps({"matching": ([r.step for r in records], [r.loss for r in records])})
-figure.axes[0].axhline(math.log(H * W / STRIDE**2), color=COLOURS["bad"], linestyle="--")
+places = math.prod(recipe.enlarge * side // STRIDE for side in recipe.size)
+figure.axes[0].axhline(math.log(places), color=COLOURS["bad"], linestyle="--")
 figure.axes[0].text(
     records[-1].step,
-    math.log(H * W / STRIDE**2),
+    math.log(places),
     "every place alike",
     ha="right",
     va="bottom",
@@ -1769,7 +1792,10 @@ show(figure, alt="The matching loss over the steps, falling from above the line 
 # %%
 with torch.no_grad():
     before, after = (
-        matching_scores(m, unseen).flatten(-2).softmax(dim=-1).unflatten(-1, (H // 4, W // 4))
+        matching_scores(m, unseen)
+        .flatten(-2)
+        .softmax(dim=-1)
+        .unflatten(-1, (map_height, map_width))
         for m in (fresh, learned)
     )
 distance = (unseen.points - unseen.queries[:, None, :, 1:]).norm(dim=-1) * unseen.visible
@@ -1787,7 +1813,12 @@ def draw_maps():
         row[0].plot(*place, "o", color=COLOURS["query"], markeredgecolor="white")
         row[1].imshow(to_picture(unseen.video[b, t]))
         for each, chances in zip(row[2:], (before, after), strict=True):
-            extent = (-2, W - 2, H - 2, -2)  # a feature stands for 4 × 4 pixels around 4x, 4y
+            extent = (
+                -2,
+                2 * W - 2,
+                2 * H - 2,
+                -2,
+            )  # a feature stands for 4 × 4 pixels around 4x, 4y
             each.imshow(chances[b, t, n].sqrt(), cmap="magma", extent=extent)
         for each in row[1:]:
             each.plot(*unseen.points[b, t, n], "+", color="cyan", markersize=9)
@@ -1804,7 +1835,7 @@ def draw_maps():
         strict=True,
     ):
         each.set(title=name)
-        below.set(xlabel="x (px)", xlim=(-2, W - 2), ylim=(H - 2, -2))
+        below.set(xlabel="x (px)", xlim=(-2, 2 * W - 2), ylim=(2 * H - 2, -2))
     return figure
 
 
