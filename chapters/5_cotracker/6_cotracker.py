@@ -42,6 +42,7 @@
 import re
 import timeit
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -829,6 +830,9 @@ class CoTracker(nn.Module):
              that the time embedding is made for, 60
     sizes    any of `Sizes` by name, for models of other sizes than the released ones
 
+    The attribute `bfloat16`, False, lets the encoder compute in bfloat16, which is enough for a
+    training and several times as fast on processors made for it. Points stay in float32.
+
     Raises ValueError for another version, mode or window.
     """
 
@@ -836,6 +840,7 @@ class CoTracker(nn.Module):
         self, version: str = "2", *, mode: str = "offline", window: int | None = None, **sizes
     ) -> None:
         super().__init__()
+        self.bfloat16 = False
         self.version, self.mode = _choice("version", version, "23"), mode
         _choice("mode", mode, ("offline", "online"))
         default = 8 if version == "2" else 16 if mode == "online" else 60
@@ -863,7 +868,8 @@ class CoTracker(nn.Module):
         return [torch.cat(level) for level in zip(*levels, strict=True)]
 
     def _features(self, frames: Tensor) -> Tensor:
-        features = self.fnet(2 * (frames / 255) - 1)
+        with torch.autocast(frames.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
+            features = self.fnet(2 * (frames / 255) - 1).to(frames.dtype)
         length = 1.0 if self.version == "3" else self.sizes.feature_length
         return length * unit_length(features) if length else features
 
@@ -1437,7 +1443,9 @@ def release_name(name):
 
 released = {release_name(n): value for n, value in course.state_dict().items() if n != "settings"}
 released["time_emb"] = time_embedding(8, course.update.inputs)[None]
-twin = CoTracker.from_official({"model": released}, heads=4, resolution=(192, 256), highest=16.0, feature_length=12.0)
+twin = CoTracker.from_official(
+    {"model": released}, heads=4, resolution=(192, 256), highest=16.0, feature_length=12.0
+)
 print(f"{len(released)} tensors, window {twin.window}, {twin.sizes}")
 assert twin.sizes == course.sizes
 again = CoTracker.from_official(course.state_dict())

@@ -1509,11 +1509,11 @@ class Recipe(NamedTuple):
 
 
 # %% tags=["promote"]
-FEATURES = Recipe("features", 500, 2, 1e-3, points=64)
+FEATURES = Recipe("features", 1_200, 4, 1e-3)
 
-UPDATE = Recipe("update", 3_000, 4, 1e-3)
+UPDATE = Recipe("update", 500, 4, 1e-3)
 
-ALL = Recipe("all", 600, 1, 3e-4, frames=24, points=64)
+ALL = Recipe("all", 2_400, 3, 5e-4, frames=12)
 
 RECIPES = {"features": FEATURES, "update": UPDATE, "all": ALL}
 
@@ -1569,6 +1569,7 @@ def train_cotracker(
             speed=recipe.speed,
         )
     _only(model, recipe.trains)
+    model.bfloat16 = True
     records = train(
         model,
         partial(_training_loss, recipe),
@@ -1583,6 +1584,7 @@ def train_cotracker(
         minutes=minutes,
         progress=progress,
     )
+    model.bfloat16 = False
     return model.requires_grad_(True).eval(), records
 
 
@@ -1617,7 +1619,7 @@ def evaluate(
 ) -> Score:
     """Score a tracker on clips, such as those of `held_out_clips`, as TAP-Vid does.
 
-    tracker     a model, which tracks as `Predictor` has it: frames enlarged, a grid of points along;
+    tracker     a model, which `Predictor` shows enlarged frames and a grid of points beside those;
                 or a function of a video and queries that returns Tracks
     iterations  M, for a model
     threshold   probability above which a point is taken as seen

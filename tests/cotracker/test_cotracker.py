@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from official_cotracker import REFERENCE, reference, texture_video
@@ -335,6 +336,7 @@ def test_bad_input_is_named(without_shape_checks, two, video, change, error, wor
         ({"widths": (8, 8)}, "widths is .8, 8.; expected four"),
         ({"resolution": (50, 60)}, "resolution is .50, 60.; expected .H, W., multiples of 4"),
         ({"highest": 0.0}, "highest is 0.0"),
+        ({"feature_length": -1.0}, "feature_length is -1.0; expected 0 or more"),
     ],
 )
 def test_a_model_that_is_none(wrong, words):
@@ -459,7 +461,7 @@ def test_what_is_no_weights(without_shape_checks, wrong):
 
 def test_settings_of_another_shape(two):
     state = two.state_dict() | {"settings": torch.zeros(3)}
-    with pytest.raises(ValueError, match=r"settings has shape \(3,\); expected \(5,\)"):
+    with pytest.raises(ValueError, match=r"settings has shape \(3,\); expected \(6,\)"):
         CoTracker.from_official(state)
 
 
@@ -501,8 +503,36 @@ def test_a_course_checkpoint_restores_the_model(model, card, tmp_path, float16):
 
 def test_the_sizes_of_the_release_survive_half_precision():
     sizes = Sizes()
-    numbers = torch.tensor([60, sizes.heads, *sizes.resolution, sizes.highest])
+    numbers = torch.tensor([60, sizes.heads, *sizes.resolution, *sizes[-2:]])
     assert torch.equal(numbers.half().float(), numbers)
+
+
+@torch.no_grad()
+def test_feature_vectors_have_the_asked_length():
+    clip = texture_video(3, 64, 64)
+    plain, scaled = (tiny(feature_length=length) for length in (0.0, 12.0))
+    scaled.load_state_dict(plain.state_dict() | {"settings": scaled.settings})
+    long, short = scaled.pyramid(clip)[0], plain.pyramid(clip)[0]
+    assert torch.allclose(long.norm(dim=-1), torch.tensor(12.0), rtol=1e-5)
+    # The direction of a vector stays.
+    assert torch.allclose(long, 12 * F.normalize(short, dim=-1), atol=1e-5)
+    twin = CoTracker.from_official(scaled.state_dict())
+    assert twin.sizes == scaled.sizes and torch.equal(twin.pyramid(clip)[0], long)
+
+
+@torch.no_grad()
+def test_bfloat16_is_near_and_leaves_points_in_float32(model):
+    clip, asked = texture_video(8, 64, 64), torch.tensor([[[0.0, 30.0, 31.0]]])
+    exact = model.pyramid(clip)[0]
+    model.bfloat16 = True
+    try:
+        near, tracks = model.pyramid(clip)[0], model(clip, asked, 1)
+    finally:
+        model.bfloat16 = False
+    assert near.dtype == tracks.points.dtype == torch.float32
+    # bfloat16 has eight bits; errors of a few layers add up to some hundredths of the whole.
+    gap = (near - exact).norm() / exact.norm()
+    assert 0 < gap < 0.05
 
 
 def test_course_is_the_shipped_file(two, card, tmp_path, monkeypatch):
