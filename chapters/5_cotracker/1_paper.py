@@ -80,7 +80,7 @@ on_bicycle = torch.arange(len(places)) < len(bicycle)
 print("video", tuple(video.shape), " queries", tuple(queries.shape))
 
 # %% [markdown]
-# A hook on some parts of the model keeps what they take and give, call by call. Twelve frames make two windows of eight, which share four.
+# A **hook** is a function that PyTorch calls whenever a part of a model has run. The ones below keep what some parts take and give, call by call. Twelve frames make two windows of eight, which share four.
 
 # %%
 torch.manual_seed(0)

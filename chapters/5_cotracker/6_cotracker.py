@@ -336,7 +336,7 @@ show(
 #
 # $$ Q \leftarrow Q + \mathrm{GELU}\big(U\,\mathrm{norm}(\Delta^Q)\big) \tag{6} $$
 #
-# Equations 4 to 6 are repeated for $i = 1, \dots, M$. Then a linear layer $u$ tells the visibility from the refined features:
+# Here norm brings the numbers of each $\Delta^Q$ to mean 0 and variance 1 and then applies a learned scale and shift, and $U$ is a linear layer. Equations 4 to 6 are repeated for $i = 1, \dots, M$. Then a linear layer $u$ tells the visibility from the refined features:
 #
 # $$ v = u(Q) \quad \text{after} \quad i = M \tag{7} $$
 #
