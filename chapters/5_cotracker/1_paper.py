@@ -80,7 +80,7 @@ on_bicycle = torch.arange(len(places)) < len(bicycle)
 print("video", tuple(video.shape), " queries", tuple(queries.shape))
 
 # %% [markdown]
-# A hook on some parts of the model keeps what they take and give, call by call. Twelve frames make two windows of eight, which share four.
+# A **hook** is a function that PyTorch calls whenever a part of a model has run. The ones below keep what some parts take and give, call by call. Twelve frames make two windows of eight, which share four.
 
 # %%
 torch.manual_seed(0)
@@ -178,7 +178,7 @@ show(
 print(clip_credit("bikes"))
 
 # %% [markdown]
-# What stands on white runs once for a window, the grey loop as often as one likes. Axes are frames S and tracks N, in either order, then numbers; the batch is left out. Each row of the picture of tokens is one track, each column one frame; before the first change all frames hold nearly the same, so the rows look even.
+# What stands on white runs once: the features for each frame, the visibility for each window. The grey loop runs as often as one likes. (The visibility that a window begins with is a small part of its tokens; that arrow is left out.) Axes are frames S and tracks N, in either order, then numbers; the batch is left out. Each row of the picture of tokens is one track, each column one frame; before the first change all frames hold nearly the same, so the rows look even.
 #
 # The parts, in the order of the notes:
 #
@@ -269,14 +269,14 @@ print(card.question)
 as_table(card.innovations, "name", "where_introduced", "against")
 
 # %% [markdown]
-# The first thing stands in all three parts, and in the title; the last in the method alone, though it is RAFT's idea carried over to whole tracks, and most of what the code does. What is *not* new, and which gaps the paper closes:
+# The first innovation is named in all three parts, and in the title. The last is named in the method alone, though it is most of what the code does: it is RAFT's idea, carried over to whole tracks. What is *not* new, and which gaps the paper closes:
 
 # %%
 print(*card.not_new, sep="\n")
 as_table(card.overcomes, "paper", "gap")
 
 # %% [markdown]
-# A fifth thing has no row, because it is a way of *using* the model: **support points**. Who asks for a single point gives the model nothing to track it together with. So a grid of further points is tracked along and thrown away afterwards ([lesson 7](7_predictor.ipynb) builds it).
+# A fifth thing has no row, because it is a way of *using* the model: **support points**. A user who asks for a single point gives the model nothing to track it together with. So a grid of further points is tracked along and thrown away afterwards ([lesson 7](7_predictor.ipynb) builds it).
 
 # %% [markdown]
 # ## Formula
@@ -303,11 +303,11 @@ as_table(card.overcomes, "paper", "gap")
 #
 # $$ C_t^i = \left[ \left\langle Q_t^i,\ \phi_t^{(\ell)}\!\left( P_t^i / 2^\ell + \delta \right) \right\rangle \right]_{\ell,\, \delta} \tag{4} $$
 #
-# The offset $\delta$ runs over a window of 7 × 7. Second, join what is known to a **token**:
+# The offset $\delta$ runs over a window of 7 × 7. (The code also divides each product by the root of the number of channels, so that its size does not grow with them.) Second, join what is known to a **token**:
 #
 # $$ G_t^i = \left[ \mathrm{waves}(P_t^i - P_1^i),\ C_t^i,\ Q_t^i,\ v_t^i \right] + \eta(P_1^i) + \eta'(t) \tag{5} $$
 #
-# Waves are sines and cosines of several frequencies ([lesson 4](4_tokens.ipynb)); the embeddings $\eta$ and $\eta'$ are made of them too and say where the track is and which frame this is. Third, let all tokens read each other, and change places and features:
+# The motion is counted from the place in the first frame of the window, $P_1^i$. Waves are sines and cosines of several frequencies ([lesson 4](4_tokens.ipynb)); the embeddings $\eta$ and $\eta'$ are made of them too and say where the track is and which frame this is. Third, let all tokens read each other, and change places and features:
 #
 # $$ (\Delta P, \Delta Q) = \Psi(G), \qquad P^{(m+1)} = P^{(m)} + \Delta P, \qquad Q^{(m+1)} = Q^{(m)} + g(\Delta Q) \tag{6} $$
 #
@@ -532,6 +532,7 @@ def draw_costs():
         if j:
             arrows(strip, [(first + 1.5, j - 0.72, first + 1.5, j - 0.28)])
     strip.set(xlim=(-0.7, first + S), ylim=(len(starts) - 0.4, -0.7), yticks=range(len(starts)))
+    strip.set_xticks(range(0, first + S, S // 2))
     strip.set(xlabel="frame t", title=f"J windows: {len(starts)} for {T} frames, S = {S}")
     strip.set_yticklabels([f"window {j + 1}" for j in range(len(starts))])
     return figure
@@ -555,7 +556,7 @@ print(f"{video.shape[1]} frames: {J} windows, which begin at {[j * S // 2 for j 
 #
 # ### Three architectures, one name
 #
-# Who looks for CoTracker finds three. The paper's first text (July 2023) is version 1; its second text (December 2023, and ECCV 2024) is version 2, of which 2.1 is the same with longer windows and new weights; a second paper (CoTracker3, arXiv 2410.11831) is version 3, which works online, in windows, or offline, on the whole clip at once. The counts of version 1 are those of its release; those of 2 and 3 the code counts.
+# A search for CoTracker finds three models. The paper's first text (July 2023) is version 1; its second text (December 2023, and ECCV 2024) is version 2, of which 2.1 is the same with longer windows and new weights; a second paper (CoTracker3, arXiv 2410.11831) is version 3, which works online, in windows, or offline, on the whole clip at once. The counts of version 1 are those of its release; those of 2 and 3 the code counts.
 
 # %%
 later = CoTracker("3", mode="online")
@@ -581,7 +582,7 @@ rows = [
 Comparison(("", "version 1", "versions 2, 2.1", "version 3"), tuple(rows))
 
 # %% [markdown]
-# Read it by columns. Version 2 *added* virtual tracks, and nearly doubled the parameters by it, since each space layer became three. Version 3 *dropped* half of the layers and the refined features, and *added* richer correlations (a window of features around the query against one around the place), a confidence, and a second diet: videos without labels, on which older trackers teach it. Its second paper calls it simpler and better; by its parameters it is not smaller than version 1. [Lesson 6](6_cotracker.ipynb) builds version 2 in full, because it is the paper's, and version 3 as what it changes.
+# Read it column by column. Version 2 *added* virtual tracks. That nearly doubled the parameters, since each space layer became three. Version 3 *dropped* half of the layers and the refined features, and *added* richer correlations (a window of features around the query against one around the place), a confidence, and a second stage of training: on videos without labels, where older trackers are its teachers. Its paper calls it simpler and better; in parameters it is smaller than version 2, and not than version 1. [Lesson 6](6_cotracker.ipynb) builds version 2 in full, because it is the paper's, and version 3 as what it changes.
 
 # %% [markdown]
 # ## On real input
@@ -690,7 +691,7 @@ for group, where in (("bicycle", on_bicycle), ("bollard", ~on_bicycle)):
 assert differ[on_bicycle].median() < 1
 
 # %% [markdown]
-# On the bicycle two methods agree that share nothing. On the smooth bollard they do not. A third opinion for both: cut the thing out of the first frame, slide it over the last one, and keep the shift where the two are most alike (correlation 1 would be equal).
+# On the bicycle, two methods that share nothing agree. On the smooth bollard they do not. A third opinion for both: cut the thing out of the first frame, slide it over the last one, and keep the shift where the two are most alike (correlation 1 would be equal).
 
 
 # %%
@@ -720,7 +721,7 @@ for group, box, where in (
 # %% [markdown]
 # The camera turns to the right, so what it sees moves to the left, the near bollard more than the bicycle. RAFT's direct flow is confirmed on both, so the place $P^\star$ that it finds can judge the rest. (It is an estimate too: a miss $e$ below a pixel says nothing.)
 #
-# The striking thing is that **the same network** that lost all points step by step finds them in one step. It compares the last frame with the *query's own frame*, and no step in between can spoil that. A tracker keeps this idea and gives up the single step: the feature $Q$ of the query is compared with every frame, and what lies between is a help and no longer a risk.
+# Notice that **the same network** that lost all points step by step finds them in one step. In one step it compares the last frame with the *query's own frame*, and no step in between can spoil that. A tracker keeps this idea and gives up the single step: the feature $Q$ of the query is compared with every frame, and what lies between is a help and no longer a risk.
 #
 # ### A tracker
 #
@@ -741,7 +742,7 @@ show(
 )
 
 # %% [markdown]
-# Under the walker some points are dragged along, and some are rings. When he has gone, most are back where they belong: the tracker has compared each frame with the query's. A few are not, and one or two are lost for good: the model is small.
+# Under the walker some points are dragged along, and some are rings. When he has gone, most are back where they belong: the tracker has compared each frame with the query's. Those that are not back are lost for good: the model is small.
 #
 # Now the numbers: how many points are said to be seen at the end, how far they are from where they should be, and how far from home the palindrome leaves them. (In truth 30 are seen.)
 
@@ -758,7 +759,12 @@ header = ("", "seen at the end", "miss, bicycle", "miss, bollard", "home, bicycl
 Comparison(header, tuple(rows))
 
 # %% [markdown]
-# (Medians, in pixels.) Staying put is wrong by as much as the camera has moved, and its palindrome error is zero. So a palindrome finds failures and proves nothing: *stay put* comes home always. On the bicycle both chains miss by far more than staying put does: the occlusion. Nothing covers the bollard. There the RAFT chain keeps its points and falls short of the true motion, little by little: drift. (Its round trips fail all the same, since the walker passes close behind.) The iLK chain cannot hold the smooth bollard at all.
+# (Medians, in pixels.)
+#
+# - *Staying put* is wrong by as much as the camera has moved, and its palindrome error is zero, as it always comes home. So a palindrome finds failures, and proves no success.
+# - On the bicycle both *chains* miss by far more than staying put does: the occlusion.
+# - Nothing covers the bollard. There the RAFT chain keeps its points and falls short of the true motion, little by little: drift. (Its round trips fail all the same, since the walker passes close behind.) The iLK chain cannot hold the smooth bollard at all.
+# - The *tracker* has passed through the occlusion too, and is nearer on the bicycle than staying put.
 
 # %%
 for name in ("chained iLK", "chained RAFT"):
@@ -849,7 +855,7 @@ seen, covered = (published("Dynamic Replica", V2, f"δ_avg, {w}") for w in ("vis
 print(f"version 2, δ_avg: {seen} % of visible points, {covered} % of hidden ones")
 
 # %% [markdown]
-# Four readings need care. The two ways of asking differ by more than version 1 and its rival do, so a number without its mode cannot be compared. TAPIR's occlusion accuracy is a little above that of version 1: *more accurate* is said of places. Hidden points are followed far less well than visible ones, though a chain could not follow them at all. And version 3 owes part of its lead to real videos without labels that it was trained on, not to its architecture alone.
+# Four readings need care. The two ways of asking differ by more than version 1 and TAPIR do, so a number without its mode cannot be compared. TAPIR's occlusion accuracy is a little above that of version 1: *more accurate* is said of places. Hidden points are followed far less well than visible ones, though a chain could not follow them at all. And version 3 owes part of its lead to real videos without labels that it was trained on, not to its architecture alone.
 
 # %%
 gap = published(DAVIS, "TAPIR", "OA") - published(DAVIS, "CoTracker (version 1)", "OA")

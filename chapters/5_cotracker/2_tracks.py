@@ -28,7 +28,7 @@
 #
 # A score needs the **true track** $p^*$ and the true visibility $v^*$. Three questions are asked of the frames $m$ that count. Is the flag right, seen or hidden? That is $\mathrm{OA}$. Of the points that are truly visible, what share $\delta_k$ is nearer to its true place than a threshold of distance, $k$ pixels? And, both together, how does the number of points that are seen and placed right compare with all that were missed or made up? That is the **Jaccard** (雅卡尔指数) $J_k$. Their averages over five thresholds are the columns of every table in this field.
 #
-# A score means little alone. A point that is said to stay put is the first thing to beat. The second is the flow $f$ of chapter 4, added up from frame to frame until a **round trip** $r$ (往返) fails to return. And where no truth is known, play the video forward and then backward, a **palindrome** (回文): the point must come home.
+# A score means little alone: it needs a **baseline** (基线), a simple method that any tracker has to beat. The first is to say that each point stays put. The second is the flow $f$ of chapter 4, added up from frame to frame until a **round trip** $r$ (往返) fails to return. And where no truth is known, play the video forward and then backward, a **palindrome** (回文): the point must come home.
 
 # %% [markdown]
 # ## Figure
@@ -405,7 +405,7 @@ show(
 )
 
 # %% [markdown]
-# With a certain visibility and a confidence of one half, a point is seen by the first rule and hidden by the second. A table that does not say its rule cannot be compared.
+# With a visibility of 1 and a confidence of one half, a point is seen by the first rule and hidden by the second. A table that does not say which rule it used cannot be compared.
 #
 # A file keeps the arrays by their names; None is left out:
 
@@ -564,7 +564,7 @@ assert share_within(edge, flags, 1).sub(torch.tensor([1 / 2, 1 / 3])).abs().max(
 # %% [markdown]
 # ### The Jaccard
 #
-# $\delta_k$ looks only at points that are truly visible, so a tracker that says "seen" always loses nothing. The Jaccard charges for it. Each point of each frame is one of these:
+# $\delta_k$ looks only at points that are truly visible, so a tracker that always says "seen" loses nothing by it. The Jaccard charges for it. Each point of each frame is one of these:
 #
 # - a **true positive** (TP): visible, seen, and near;
 # - a **false negative** (FN): visible, but not a true positive;
@@ -676,7 +676,7 @@ show(
 )
 
 # %% [markdown]
-# Read one row from left to right: right, lost, hidden, lost. The two fail in opposite ways. The chain says too rarely that a point is seen, and is charged once for each; staying put says it always, in the wrong place, and is charged twice.
+# Read the row of point 3 in the left chart: found (TP), given up (FN), hidden (counts for nothing), and back without being noticed (FN). The two trackers fail in opposite ways. The chain says too rarely that a point is seen, and is charged once each time; staying put always says so, in the wrong place, and is charged twice.
 #
 # ### All measures together
 #
@@ -837,7 +837,7 @@ score = tap_vid_metrics(still, truth, queries, (H, W))
 print(f"stay put: δ_avg {score.average_within:.3f}, OA {score.occlusion_accuracy:.3f}")
 
 # %% [markdown]
-# Since most points are visible most of the time, a tracker that never says "hidden" has a high occlusion accuracy. A reported OA has to be read against this number.
+# Since most points are visible most of the time, a tracker that never says "hidden" has a high occlusion accuracy: the share of frames in which points are visible. A reported OA has to be read against this number.
 #
 # ### The second baseline: chained flow
 #
@@ -1156,7 +1156,7 @@ for name, estimate_flow in {"iLK": classical, "RAFT": learned}.items():
     print(f"{name:>5}: off by {misses.norm(dim=-1).median():.3f} px (median)")
 
 # %% [markdown]
-# On one pair of frames neither error could be seen. 23 steps add them up.
+# On one pair of frames nobody would see either error. 23 steps add them up.
 #
 # ### Drift, and death
 #
@@ -1215,7 +1215,7 @@ for name, tracker in trackers.items():
     print(f"{name:>14}", *(f"{value:.3f}" for value in score[:3]))
 
 # %% [markdown]
-# Queries are now on average nearer in time to the frames that count, and a point that was lost at the cat is asked for again behind it. So strided numbers cannot be compared with those of mode first.
+# Two things have changed. A query is now nearer in time to many of the frames that count, and a point that was lost at the cat is asked for again after it. That helps. But such a query also has to answer for the frames before the cat, which a chain that runs backward into the cat does not reach; that hurts. Here RAFT's chain gains and the classical one loses. So strided numbers cannot be compared with those of mode first.
 #
 # ### The palindrome
 #
@@ -1400,7 +1400,7 @@ for size in ((H, W), (256, 256), (2 * H, 2 * W)):
     print(f"size {size}: δ_avg {score.average_within:.3f}, AJ {score.average_jaccard:.3f}")
 
 # %% [markdown]
-# A user who evaluates at full resolution with thresholds of the small frame gets worse numbers than the paper, one who evaluates on small frames without scaling gets better ones.
+# So a user who counts the thresholds in pixels of large frames gets worse numbers than the paper, and one who counts them in pixels of small frames gets better ones.
 #
 # ### A batch of two
 #

@@ -34,9 +34,9 @@
 # %% [markdown]
 # ## Figure
 #
-# ### Frames, and an encoder without training
+# ### Frames, and a trained encoder
 #
-# The frames are three of a film, half a second apart: a walker passes a bicycle while the camera pans to the right. One constant below says which encoder describes them. As long as it is None, the weights are **random**. That is less senseless than it sounds: random filters respond to edges, colours and textures like any others, and the same texture gets the same vector in each frame. A trained encoder knows better which differences matter.
+# The frames are three of a film, half a second apart: a walker passes a bicycle while the camera pans to the right. The encoder is that of the course's small tracker, which [lesson 8](8_learning.ipynb) trains; it is built as the released one is, with fewer channels. What its training is worth, *On real input* measures against an encoder of random weights.
 
 # %%
 import math
@@ -51,6 +51,7 @@ from torch import Tensor, nn
 
 from fourfold.bilinear_sampling.sampling import _check_floating, sample
 from fourfold.bilinear_sampling.window import blend_patch, sample_window
+from fourfold.cotracker.cotracker import load_cotracker
 from fourfold.cotracker.features import (
     STRIDE,
     FeatureEncoder,
@@ -68,32 +69,10 @@ from fourfold.kit.video import bundled_clip, clip_credit, read_video
 from fourfold.raft.encoders import ResidualBlock, _initialise
 
 # %%
-TRAINED = None  # a trained FeatureEncoder goes here; None: random weights
-
+encoder = load_cotracker().fnet
 clip = read_video(bundled_clip("bikes"), start=187, frames=3, step=12)[..., 16:, 160:608]
 frames = 2 * (clip.float() / 255) - 1
 tuple(frames.shape)
-
-
-# %% [markdown]
-# A random encoder has one flaw that is easily mended: all its vectors share a large common part, because the numbers that enter its last layer are positive. The bias of that layer can take the common part away.
-
-
-# %%
-@torch.no_grad()
-def random_encoder(example):
-    """Random weights, with a last bias for which the vectors of an example have mean 0."""
-    torch.manual_seed(0)
-    encoder = FeatureEncoder().eval()
-    vectors = encoder(example)
-    common = vectors.mean(dim=(0, 2, 3))
-    print(f"length of a vector {vectors.norm(dim=1).mean():.1f}, of the common part ", end="")
-    print(f"{common.norm():.1f}")
-    encoder.conv3.bias -= common
-    return encoder
-
-
-encoder = random_encoder(frames[:1]) if TRAINED is None else TRAINED
 
 
 # %% [markdown]
@@ -156,7 +135,7 @@ show(
 print(clip_credit("bikes"))
 
 # %% [markdown]
-# Early stages see edges and fine texture, late ones patches of light and dark; the colours of the features are the three directions in which the vectors differ most. The bollard, the cloth on the bicycle and the paving have colours of their own, even though nobody trained this network.
+# Early stages see edges and fine texture, late ones patches of light and dark. The colours of the features are the three directions in which the vectors differ most: where two places have different colours, their vectors tell them apart.
 #
 # ### A feature, and windows at four levels
 #
@@ -234,7 +213,7 @@ show(
 )
 
 # %% [markdown]
-# Each square on the right-hand frame is read as 7 × 7 products, light where the features are like $Q$; the cross marks the largest. An offset of one at level $l$ is $4 \cdot 2^l$ pixels of the frame. The guess is too far right and too high, and the crosses of the finest levels say so.
+# Each square on the right-hand frame is read as 7 × 7 products, light where the features are like $Q$; the cross marks the largest. An offset of one at level $l$ is $4 \cdot 2^l$ pixels of the frame. The guess is 5 pixels too far right and 3 too high, about one place of level 0, whose cross points back; for coarser levels such an error is less than a place.
 
 # %% [markdown]
 # ## Formula
@@ -282,7 +261,7 @@ show(
 # | $I_t$ | frames | (F, 3, H, W), in [−1, 1] | `frames` | frames I |
 # | $t$ | number of a frame | whole number | `frames` | frame, t = |
 # | $\varphi$ | encoder | I → F | `FeatureEncoder` | encoder φ |
-# | $Z$ | map of a stage of the encoder | (F, 64 … 128, h', w') | `stages` | stage Z1 |
+# | $Z$ | map of a stage of the encoder | (F, channels, h', w') | `stages` | stage Z1 |
 # | $\rho$ | resizing of a stage's map | Z → (…, H/4, W/4) | `interpolate` | resized ρ Z4 |
 # | $F$ | features | (F, C, H/4, W/4) | `features` | features F |
 # | $d$ | width of a feature vector | whole number | `outputs` | d = |
@@ -386,8 +365,9 @@ with torch.no_grad():
     assert torch.allclose(tiny(some)[:1], tiny(some[:1]), atol=1e-5)
 norms = [layer for layer in FeatureEncoder().modules() if isinstance(layer, nn.InstanceNorm2d)]
 assert all(norm.eps == 1e-5 and not norm.affine for norm in norms)
-entering = encoder.conv2.in_channels
-print(f"{sum(w.numel() for w in encoder.parameters()):,} weights, {entering} channels mixed")
+for name, each in (("course", encoder), ("release", FeatureEncoder())):
+    count, entering = sum(w.numel() for w in each.parameters()), each.conv2.in_channels
+    print(f"{name:>7}: {count:9,} weights, {entering} channels mixed")
 
 # %% [markdown]
 # ### Where a resized pixel looks
@@ -431,7 +411,7 @@ show(
 #
 # ### Length one
 #
-# Equation 3. The floor of $10^{-12}$ keeps a vector of zeros from becoming NaN.
+# Equation 3. The floor of $10^{-12}$ keeps a vector of zeros from becoming NaN. The released version 2 leaves vectors as long as they come; the course's small model of version 2 scales all of them to one length, too, which is 12 ([lesson 6](6_cotracker.ipynb) calls it `feature_length`).
 
 
 # %% tags=["promote"]
@@ -951,12 +931,13 @@ for N in numbers:
 # %% [markdown]
 # Memory falls by the ratio of equation 9. Time does not: for few points the windows are ahead, for many the whole frame comes closer, and here, on small frames, it may draw level or pass. All points of a frame times all its places are one large matrix product, which a processor computes at its full speed, while patches are fetched from many places and memory is slow. Maps grow with the frame and windows do not, so that at 384 × 512 pixels the windows keep their lead longer; and what does not fit into memory has no speed at all.
 #
-# Products first is not always fewer multiplications. With $P$ vectors for a window, it makes $(2r+2)^2\,P\,d$ products and blends $P$ numbers a place; vectors first makes $(2r+1)^2\,P\,d$ and blends $d$ numbers a place. Version 3 has $P = 49$:
+# Products first does not always mean fewer multiplications. With $P$ vectors for a window, it makes $(2r+2)^2\,P\,d$ products and blends $P$ numbers a place; vectors first makes $(2r+1)^2\,P\,d$ and blends $d$ numbers a place. Version 3 has $P = 49$:
 
 # %%
+d = features.shape[1]
 for P in (1, 49):
-    products_way = P * 64 * 128 + P * 105  # a blend costs 56 + 49 multiplications a number
-    vectors_way = P * 49 * 128 + 128 * 105
+    products_way = P * 64 * d + P * 105  # a blend costs 56 + 49 multiplications a number
+    vectors_way = P * 49 * d + d * 105
     print(
         f"P = {P:2d}: {products_way:7,d} multiplications products first, {vectors_way:7,d} not",
         end="",
@@ -1042,7 +1023,7 @@ def draw_maps():
 show(
     draw_maps(),
     alt="Two frames of the walker, and beside each the maps of products at four levels, lighter "
-    "around the bicycle, each with the square of its window",
+    "where alike, each with the square of its window",
     photo=True,
 )
 for t in (1, 2):
@@ -1051,19 +1032,35 @@ for t in (1, 2):
     print(f"frame {t}: {share:.2%} of all places are more alike than the marked one")
 
 # %% [markdown]
-# These are features of random weights: they know textures, not things, and the whole bicycle is alike. The fine level has its peak at the chain wheel, and lesser peaks in many other places. A window rules out all rivals that are further off than the guess can be.
+# The fine level is light at the chain wheel, and at other places too: an encoder describes what a place looks like, and much of a bicycle looks alike. A window rules out all rivals that are further off than the guess can be.
 #
 # ### How often is the peak right?
 #
 # For a number, a true answer is needed: the stereo pair of chapter 4, whose disparity is known. Take 1000 places of the left photograph, guess their match in the right one with an error of up to 2 pixels of the features in x and y, and look where the window of level 0 is largest. Right is a peak within one pixel of the truth. There are three ways to score the places of the window: products of vectors as they are, products of unit vectors, and window against window, where a place scores the mean of all pairs that lie at the same offset from each other.
+#
+# Two encoders take the test, the trained one and one of **random** weights. The second is less senseless than it sounds: random filters respond to edges, colours and textures like any others, and the same texture gets the same vector in both photographs. It has one flaw that is easily mended. Its vectors share a large common part, because the numbers that enter the last layer are positive; the bias of that layer can take the common part away.
+
 
 # %%
+@torch.no_grad()
+def random_encoder(example):
+    """Random weights, with a last bias for which the vectors of an example have mean 0."""
+    torch.manual_seed(0)
+    untrained = FeatureEncoder().eval()
+    vectors = untrained(example)
+    common = vectors.mean(dim=(0, 2, 3))
+    print(f"length of a vector {vectors.norm(dim=1).mean():.1f}, of the common part ", end="")
+    print(f"{common.norm():.1f}")
+    untrained.conv3.bias -= common
+    return untrained
+
+
 pair = stereo_pair(shrink=2)
 H, W = (side // STRIDE * STRIDE for side in pair.left.shape[2:])
 both = 2 * (torch.cat([pair.left, pair.right])[..., :H, :W] / 255) - 1
-stereo_encoder = random_encoder(both[:1]) if TRAINED is None else TRAINED
+encoders = {"random": random_encoder(both[:1]), "trained": encoder}
 with torch.no_grad():
-    stereo = stereo_encoder(both)
+    stereo = {name: each(both) for name, each in encoders.items()}
 disparity = pair.disparity[0, 0, :H:STRIDE, :W:STRIDE] / STRIDE
 
 # %%
@@ -1108,20 +1105,27 @@ def scores(features, radius):
     return correlate(level, left + 1, matches + miss, around, 3)
 
 
-found = {
-    "guess, no look at all": share_right(torch.eye(49)[24].expand(len(miss), -1).view(-1, 7, 7)),
-    "one vector": share_right(scores(stereo, 0)[:, 0]),
-    "one unit vector": share_right(scores(unit_length(stereo), 0)[:, 0]),
-    "window against window": share_right(
-        along_offsets(scores(unit_length(stereo), 3).view(-1, 7, 7, 7, 7))
-    ),
-}
-for name, share in found.items():
-    print(f"{name:>22}: {share:.0%} right")
+def shares(features):
+    """How often the peak is right, for each way to score the places of a window."""
+    unit = unit_length(features)
+    return {
+        "one vector": share_right(scores(features, 0)[:, 0]),
+        "one unit vector": share_right(scores(unit, 0)[:, 0]),
+        "window against window": share_right(along_offsets(scores(unit, 3).view(-1, 7, 7, 7, 7))),
+    }
+
+
+found = {name: shares(features) for name, features in stereo.items()}
+unseen = share_right(torch.eye(49)[24].expand(len(miss), -1).view(-1, 7, 7))
+print(f"the guess itself, without a look: {unseen:.0%} right")
+print(f"{'':>21}", *(f"{name:>8}" for name in found))
+for way in found["random"]:
+    print(f"{way:>21}", *(f"{each[way]:8.0%}" for each in found.values()))
+assert found["trained"]["one unit vector"] > found["random"]["one unit vector"]
 print(credit("motorcycle"))
 
 # %% [markdown]
-# Each step that version 3 takes raises the share, with an encoder that has learned nothing: unit length, since a product rewards long vectors, and the 4-D correlation, since a window has more to recognise than a vector. Training changes the sizes of these steps; it is one likely reason why version 3 can do without changing its features.
+# Read the first column downward. Each step that version 3 takes raises the share, even with an encoder that has learned nothing: unit length, since a product rewards long vectors, and the 4-D correlation, since a window has more to recognise than a vector. Then read across. Training helps the single vector most: to tell places apart by one vector is what it practises. What the window adds to a trained vector is far less than what it adds to a random one, and with windows to compare, random filters do about as well as trained ones. The test is kind, with two sharp photographs taken at one moment; where a frame is blurred, or a texture repeats, there is more left to add.
 
 # %% [markdown]
 # ## Exercises
@@ -1150,7 +1154,7 @@ print(credit("motorcycle"))
 #
 # </details>
 #
-# **Predict.** How many numbers does a point bring along in each frame, at four levels of radius 3, in version 2 and in version 3? Which layer of which size would version 3 need to take them in directly, for a token of 256 numbers?
+# **Predict.** How many numbers does a point bring along in each frame, at four levels of radius 3, in version 2 and in version 3? How many weights has a linear layer that takes in version 3's numbers at once and makes 256 of them?
 #
 # <details><summary>Hint</summary>
 #
@@ -1160,7 +1164,7 @@ print(credit("motorcycle"))
 #
 # <details><summary>Answer</summary>
 #
-# 196 and 9604. A layer from 9604 to 256 numbers would have 2.5 million weights. Version 3 sends the 2401 numbers of each level through one small network shared by the levels, which makes 256 numbers of each. The cell below counts.
+# 196 and 9604. A linear layer from 9604 to 256 numbers would have 2.5 million weights. Version 3 sends the 2401 numbers of each level through one small network shared by the levels, which makes 256 numbers of each. The cell below counts.
 #
 # </details>
 
@@ -1210,7 +1214,7 @@ for corner in ([3, 0], [0, 2]):
     print(f"corner {corner}: colleague {patches[0]}, library {patches[1]}")
 
 # %% [markdown]
-# **Vary.** How large must the window around the query be? Give `along_offsets` a radius of 0, 1, 2 and 3. What should radius 0 give?
+# **Vary.** How large must the window around the query be? Give `along_offsets` a radius of 0, 1, 2 and 3, with the random encoder, which needs the window most. What should radius 0 give?
 #
 # <details><summary>Hint</summary>
 #
@@ -1225,7 +1229,7 @@ for corner in ([3, 0], [0, 2]):
 # </details>
 
 # %%
-every_pair = scores(unit_length(stereo), 3).view(-1, 7, 7, 7, 7)
+every_pair = scores(unit_length(stereo["random"]), 3).view(-1, 7, 7, 7, 7)
 for radius in range(4):
     print(f"radius {radius}: {share_right(along_offsets(every_pair, radius)):.0%} right")
 

@@ -27,14 +27,14 @@
 #
 # Where and when are few numbers, and a network reads many numbers better than few. So each is spread out as sines and cosines of several frequencies, an **embedding** (嵌入). **Sinusoids** $\psi$ (正弦编码) of slow and slower frequency $\omega_k$ say which frame it is, the time $\tau$, and where the point is at the start, the place $\rho$; these two vectors are added to the whole token. How far the point has gone since then is its motion $m$, and its embedding $\mu$ is a piece of the token. Version 3 writes the step $d$ to the neighbouring frames in place of $m$, as Fourier features $\phi$.
 #
-# A frequency also says how much a small change matters. Those of version 2's motion are so high that a millionth of a pixel changes the third digit of a token; version 3 does without.
+# A frequency also says how much a small change matters. Those of version 2's motion are so high that a millionth of a pixel changes numbers of a token in the third decimal; version 3 does without such frequencies.
 
 # %% [markdown]
 # ## Figure
 #
 # ### A clip with exact tracks
 #
-# A clip with exact tracks comes from [lesson 8](8_learning.ipynb), which paints layers of photographs that move; how it does that is not needed here. Three of its points matter below: two neighbours that are always visible, and one that is hidden for a while. Nine more are there to make a crowd.
+# The clip comes from [lesson 8](8_learning.ipynb), which paints layers of photographs that move, so that every track is known; how it does that is not needed here. Three of its points matter below: two neighbours that are always visible, and one that is hidden for a while. Nine more are there to make a crowd.
 
 # %%
 import math
@@ -108,7 +108,7 @@ for n, name in names.items():
 # %% [markdown]
 # ### One token, drawn to scale
 #
-# Now look inside the model of [lesson 6](6_cotracker.ipynb) while it works. It has the sizes of the released one but for its depth, which no token depends on, and weights that have not learned. So it is given the true tracks as its guess: these are the tokens at the moment when the points are found. Two hooks (钩子), functions that PyTorch calls on a module's inputs, do both.
+# Now look inside the model of [lesson 6](6_cotracker.ipynb) while it works. It has the sizes of the released one, but for the depth of its transformer, on which no token depends. Its weights have not learned, so its own guesses would be worth nothing; it is given the true tracks as its guess. These are the tokens at the moment when the points are found. Two hooks (钩子), functions that PyTorch calls with a module's inputs, put the guess in and take the tokens out.
 
 
 # %%
@@ -226,7 +226,7 @@ show(
 )
 
 # %% [markdown]
-# The bars are at one scale: a number is as wide above as below. Dark is −1 and less, light 1 and more. Version 2 gives more than a quarter of its token to the motion; version 3 nearly all to correlations, which it needs to find the way without a feature that it may refine. Place and time are not pieces: they are added to all numbers, and the first layer that reads the sum has to tell them apart.
+# The bars are at one scale: a number is as wide above as below. Dark is −1 and less, light 1 and more. Version 2 gives more than a quarter of its token to the motion; version 3 gives nearly all of its token to correlations, since it has no feature of the point that it could refine. Place and time are not pieces: they are added to all numbers, and the first layer that reads the sum has to tell them apart.
 
 # %% [markdown]
 # ## Formula
@@ -239,15 +239,15 @@ show(
 #
 # $$ \beta(a) = (1 - f)\, \psi(\lfloor a \rfloor) + f\, \psi(\lfloor a \rfloor + 1), \qquad f = a - \lfloor a \rfloor \tag{2} $$
 #
-# The vectors of time $\tau$ were made for a clip of length $L$. For $S$ frames they are stretched, so that the first and the last half frame stay the ends; with $S = L$ nothing changes, $\tau_t = \psi(t)$:
+# The vectors of time $\tau$ were made for a clip of length $L$. For $S$ frames they are stretched. Think of a clip as a strip and of its frames as cells: $S$ cells are laid over a strip of $L$, and each takes the vector at its middle. With $S = L$ nothing changes, $\tau_t = \psi(t)$:
 #
 # $$ \tau_t = \beta\big((t + \tfrac12)\, L / S - \tfrac12\big), \qquad t = 0, \dots, S - 1 \tag{3} $$
 #
-# The place $\rho$ is one of half the width for $x$ and another for $y$ of the track $p$ in the first frame of the window, in pixels of the features:
+# The place $\rho$ is two vectors of half the width side by side, one for $x$ and one for $y$ of the track $p$ in the first frame of the window, in pixels of the features:
 #
 # $$ \rho = \big[\, \beta(p_x) \;\big|\; \beta(p_y) \,\big] \tag{4} $$
 #
-# Version 2's motion $m$ is measured from there. Its embedding $\mu$ holds $m$ as it is, then $E$ waves for each of its two parts: $E/2$ frequencies in steps of the spacing $\nu$, from 0 to one step below the highest, $h$, sine and cosine in turn:
+# Version 2's motion $m$ is measured from there. Its embedding $\mu$ holds $m$ as it is, then $E$ waves for each of its two parts: $E/2$ frequencies in steps of the spacing $\nu$, from 0 to one step below the highest, $h$, sine and cosine in turn ($j$ runs from 0 to $E/2 - 1$):
 #
 # $$ m = p_t - p_0, \qquad \mu = \big[\, m \;\big|\; \dots, \sin(j \nu m_x), \cos(j \nu m_x), \dots \;\big|\; \dots, \sin(j \nu m_y), \cos(j \nu m_y), \dots \,\big], \qquad \nu = \frac{2 h}{E} \tag{5} $$
 #
@@ -255,7 +255,7 @@ show(
 #
 # $$ d_t = \big[\, p_t - p_{t+1} \;\big|\; p_t - p_{t-1} \,\big] \tag{6} $$
 #
-# Divided by width and height of the features, these are four values $z$, and each gets $K$ octaves of Fourier features $\phi$, frequencies that double. All four sines of a frequency stand side by side, then those of the next; then the cosines in the same way:
+# Divided by the width and height of the feature map that the model was made for (128 and 96 in the release, whatever the size of the video), these are four values $z$, and each gets $K$ octaves of Fourier features $\phi$, frequencies that double. All four sines of a frequency stand side by side, then those of the next; then the cosines in the same way:
 #
 # $$ \phi = \big[\, z \;\big|\; \sin(2^0 z), \sin(2^1 z), \dots, \sin(2^{K-1} z) \;\big|\; \cos(2^0 z), \dots, \cos(2^{K-1} z) \,\big] \tag{7} $$
 #
@@ -665,7 +665,7 @@ print(f"all waves together return after {2 * math.pi / nu:.3f} px of the feature
 #
 # ### The hazard, measured
 #
-# A number that multiplies is a number that magnifies errors. Three questions: How much does $\mu$ change when the motion changes by $\varepsilon$? How much does the arithmetic of float32 change it? And how far are the waves of two motions from each other?
+# A frequency multiplies the motion, and so it magnifies errors of the motion. Three questions: How much does $\mu$ change when the motion changes by $\varepsilon$? How much does the arithmetic of float32 change it? And how far are the waves of two motions from each other?
 
 
 # %%
@@ -740,9 +740,9 @@ show(
 )
 
 # %% [markdown]
-# Left: a motion that is known to 0.006 pixels only (dots) sees a slow wave that is not there. Middle: a motion of a hundredth of a pixel is as far from no motion as any other is, and after a fifth of a pixel the waves are back. Right: the slope is 1 everywhere, a change of $\varepsilon$ becomes a change of almost $1000\,\varepsilon$, until there is nothing left to change.
+# Left: a motion that is known to 0.006 pixels only (dots) sees a slow wave that is not there. Middle: a motion of a hundredth of a pixel is as far from no motion as any other is, and after a fifth of a pixel the waves are back. Right: the slope is 1, so in version 2 a change of $\varepsilon$ becomes one of almost $1000\,\varepsilon$, until a wave cannot change any more.
 #
-# What follows? Let two computers add in another order, and differ by $10^{-6}$ pixels after one iteration: the tokens of the next differ by $10^{-3}$. A few iterations can make pixels of that, as *What breaks* shows. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights. `highest` is an argument for that reason: a model that is trained anew can do with less.
+# What follows? Let two computers add in another order, and differ by $10^{-6}$ pixels after one iteration: the tokens of the next differ by $10^{-3}$. A few iterations can make pixels of that, as *What breaks* shows. Trained weights can learn to give such numbers little weight; whether a version-2 tracker on another machine says the same to the fourth digit is a question of its weights. `highest` is an argument for that reason: a model that is trained anew can do with less, and the course's own takes 16.
 
 # %% [markdown]
 # ### Motion, as version 3 writes it
@@ -863,7 +863,7 @@ for axis, side in (("x", breadth), ("y", height)):
 print(f"version 2's highest frequency is {top / (2**9 / breadth):.0f} times as high")
 
 # %% [markdown]
-# A wave that repeats after a few pixels of the video still tells tenths of a pixel apart, and no more. A change of $10^{-6}$ px becomes one of some $10^{-6}$: the embedding magnifies nothing. Its lowest frequency, 1 radian for the whole map, is a plain number in all but name, and each octave between doubles the detail.
+# A wave that repeats after a few pixels of the video still tells tenths of a pixel apart, and no more. A change of $10^{-6}$ px becomes one of about $5 \cdot 10^{-6}$: the embedding magnifies little. Its lowest frequency, 1 radian for the whole map, is a plain number in all but name, and each octave between doubles the detail.
 #
 # ## On real input
 #
@@ -905,7 +905,7 @@ show(
 )
 
 # %% [markdown]
-# A square beside a frame marks that the point is hidden there; its motion goes on, and neither embedding knows. The two neighbours lie on the same layer and move nearly alike. Version 3's pictures of them can hardly be told apart. Version 2's look like noise, and agree at most in the slow waves at the left of each half:
+# A square beside a frame marks that the point is hidden there; its motion goes on, and neither embedding shows that. The two neighbours lie on the same layer and move nearly alike. Version 3's pictures of them can hardly be told apart. Version 2's look like noise, and agree at most in the slow waves at the left of each half:
 
 # %%
 unlike = (first_three[:, 0] - first_three[:1, 0] - first_three[:, 1] + first_three[:1, 1]).norm(
@@ -926,7 +926,7 @@ for name, values in (("μ", as_version2[..., 2:]), ("φ", as_version3[..., 4:]))
 # %% [markdown]
 # ### Distances
 #
-# What would a network need? That points which move alike look alike. All pairs of the 128 points of the clip, in one frame: the distance of their places or motions in pixels, and that of their embeddings.
+# A network is helped when points that move alike also look alike to it. Do they? All pairs of the 128 points of the clip, in one frame: the distance of their places or motions in pixels, and that of their embeddings.
 
 # %%
 every = clip.points[1] / STRIDE
@@ -964,7 +964,7 @@ show(
 )
 
 # %% [markdown]
-# The place and version 3's steps are maps of pixels: what is nearer is nearer. Version 2's waves say "the same" or "not the same", and little more: beyond a hundredth of a pixel all pairs are about equally far apart. How far two motions differ, the transformer reads from the two plain numbers, and from the feature and the correlation. That the released version 2 tracks well all the same suggests that a transformer can do without some of its inputs; version 3 has replaced this one.
+# The place and version 3's steps keep the order of distances: what is nearer in pixels is, by and large, nearer as embedded. Version 2's waves say "the same" or "not the same", and little more: beyond a hundredth of a pixel all pairs are about equally far apart. How far two motions differ, the transformer reads from the two plain numbers, and from the feature and the correlation. That the released version 2 tracks well all the same suggests that a transformer can do without some of its inputs; version 3 has replaced this one.
 
 # %% [markdown]
 # ## Exercises
@@ -1064,7 +1064,7 @@ for point in ([3.0, 7.0], [5.5, 5.5], [50.0, 50.0]):
 #
 # <details><summary>Answer</summary>
 #
-# A sine and its cosine have length 1 together, so sinusoids of width $D$ have length $\sqrt{D/2}$ at every position. The visibility of version 2 begins at 10 and outweighs its neighbours. Layers before the transformer do not normalise the token, so that its first weights have to.
+# A sine and its cosine have length 1 together, so sinusoids of width $D$ have length $\sqrt{D/2}$ at every position. The visibility of version 2 begins at 10 and outweighs its neighbours. Nothing normalises the token before the transformer's first layer, so its weights have to balance the pieces.
 #
 # </details>
 

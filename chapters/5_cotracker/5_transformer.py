@@ -22,7 +22,7 @@
 # %% [markdown]
 # ## Words
 #
-# The tokens of a window form a grid: $N$ tracks (轨迹), each over $S$ frames. Each token $x$ is a vector of width $D$ that describes one point in one frame. The transformer lets tokens read each other, and what a token has read tells how its point should move. It does so by **attention** (注意力): a token sends out a query $q$ (查询), every token that may be read holds a key $k$ (键) and a value $v$ (值), and the reader receives the mean of the values, weighted by how well key and query match. This happens in several heads $h$ (头) at once, each with its own share of the width.
+# The tokens of a window form a grid: $N$ tracks (轨迹), each over $S$ frames. Each token $x$ is a vector of width $D$ that describes one point in one frame: where it is thought to be, and how well the video agrees. A point that is hidden in one frame can be told from its other frames and from other points; so the transformer lets tokens read each other, and what a token has read tells how its point should move. It does so by **attention** (注意力): a token sends out a query $q$ (查询), every token that may be read holds a key $k$ (键) and a value $v$ (值), and the reader receives the mean of the values, weighted by how well key and query match. This happens in several heads $h$ (头) at once, each with its own share of the width.
 #
 # Who may read whom is the whole design. **Along time**, a token reads the tokens of its own track: a row of the grid. **Across tracks**, it would read the tokens of its own frame: a column. Points of one body move together, so a hidden point can learn from its visible neighbours; that is why the paper tracks jointly. But if each of the $N$ points reads all $N$, the work grows with $N^2$. So CoTracker adds $V$ **virtual tracks** (虚拟轨迹), learned and not in the video. Their virtual tokens $u$ gather from the points as their context $c$ (上下文), talk among themselves, and hand out to the points what they found. The work then grows with $N \cdot V$. A mask $M$ (掩码) keeps points that have not appeared yet from being read.
 
@@ -31,7 +31,7 @@
 #
 # ### Two pictures of one grid
 #
-# Six tracks over five frames make a grid of thirty tokens. Which of them does one token read? Nobody needs to say: the gradient of what comes out for it tells which tokens had a part. The blocks are those of this lesson, with random weights.
+# Six tracks over five frames make a grid of thirty tokens. Which of them does one token read? That can be measured: a token of the input had a part in an output if the gradient of the output with respect to it is not zero. The blocks are those of this lesson, with random weights.
 
 # %%
 import math
@@ -653,7 +653,7 @@ for N in (64, 128, 1000, 10_000, 265 * 265):
     print(f"N = {N:6,}: all pairs {pairs:14,}, through virtual {through:11,}, ratio {ratio:6.1f}")
 
 # %% [markdown]
-# Up to twice as many points as virtual tracks, all pairs would be cheaper. The last line is the 70 thousand points of the paper's abstract, as a square grid.
+# All pairs are cheaper until there are some 2.4 times as many points as virtual tracks: $N^2 = 2NV + V^2$ gives $N = (1 + \sqrt 2)\, V$. The last line is the 70 thousand points of the paper's abstract, as a square grid.
 #
 # ### The mask
 #
@@ -1164,7 +1164,7 @@ show(
 # %% [markdown]
 # Marks are measured, dashes are the fit. Written out, all pairs pass 8 GB at the star, at a few thousand points, and at 70 thousand they would need terabytes. The fused kernel holds no weights, so its memory rises in proportion too; but its time still turns upwards, since all pairs are computed. Through virtual tracks both rise in proportion, and in parts the memory is that of the tokens and little more.
 #
-# > **What the square costs today.** When the paper was written, attention meant weights in memory, and the square was a wall. Fused kernels have since moved the wall from memory to time. For a few hundred points, the layers around the scores cost more than the scores, and virtual tracks are no faster. What they add at any number is a short way for all points to meet.
+# > **What the square costs today.** Where attention is written out, as in the release, its weights fill the memory, and the square is a wall. Fused kernels move the wall from memory to time. For a few hundred points, the layers around the scores cost more than the scores, and virtual tracks are no faster. What they add at any number is a short way for all points to meet.
 
 # %% [markdown]
 # ## On real input
@@ -1227,7 +1227,7 @@ show(
 )
 
 # %% [markdown]
-# The area of a circle is the weight of its point; an equal share for all would be circles of one size. The number of points *in effect* is the exponential of the weights' entropy: how many points an equal share would be spread over. The three most choosy virtual tracks are shown: each has learned to listen to a part of the points, and two of them to nearly the same part. A virtual track begins as a mean over everything; what to gather is learned. The model is small and its training was short, so the picture says that virtual tracks come to choose, and not yet by what.
+# The area of a circle is the weight of its point; an equal share for all would be circles of one size. The number of points *in effect* is the exponential of the weights' entropy: how many points an equal share would be spread over. The three choosiest virtual tracks are shown. Each has learned to listen to some of the points more than to others; where the circles of two panels are alike, two virtual tracks have learned nearly the same. Before training, a virtual track takes nearly the mean of all points; what to gather is learned. The model is small and its training was short, so the picture says that virtual tracks come to choose, and not yet by what.
 #
 # ### Together or alone
 #
@@ -1245,7 +1245,7 @@ with torch.no_grad():
 transformer.space = True
 
 # %% [markdown]
-# One pass of one layer is enough for each point to hear of each other.
+# With attention across tracks, one pass of the transformer is enough for each point to hear of every other.
 
 # %% [markdown]
 # ## Exercises

@@ -25,11 +25,11 @@
 # %% [markdown]
 # ## Words
 #
-# A clip is cut into **windows** (窗口) of $S$ frames. Each begins at a first frame $w$, half a window after the one before it, so every two neighbours share half their frames. Within a window all tracks are refined jointly. The **points** $p$ begin where their queries are, or where the last window left them. Then an **iteration** (迭代) repeats $M$ times: read the correlations $C$ around every point in every frame, put them with the motion, the track's **features** $Q$, and what is known into **tokens** $G$ (记号), one for a point in a frame; let the **transformer** $\Psi$ read all tokens; and add the **change** $\Delta$ that it asks for. A point moves, and its features change with it.
+# A clip is cut into **windows** (窗口) of $S$ frames. Each begins at a first frame $w$, half a window after the one before it, so every two neighbours share half their frames. Within a window all tracks are refined jointly. The **points** $p$ begin where their queries are, or where the last window left them. An **iteration** (迭代) then improves them, and is repeated $M$ times. It reads the correlations $C$ around every point in every frame, and joins them with the motion, the track's **features** $Q$ and what is known to **tokens** $G$ (令牌), one for each point in each frame. The **transformer** $\Psi$ reads all tokens and answers with a **change** $\Delta$, which is added: a point moves, and its features change with it.
 #
 # Two masks say what a token may be trusted with. A point is **active**, $a$, once the window reaches the frame $q$ of its query. A frame is **known**, $k$, if it does not lie before the query and no earlier window has settled it.
 #
-# What a window finds is **carried over** (传递): its second half starts the next window, and the next window's answer overwrites it. So a track of any length is found in memory for one window, in order of time. That is version 2, the paper's. Version 3 keeps the windows and the transformer, drops the changing features, and refines the **visibility** $v$ and a **confidence** $c$ with the points.
+# What a window finds is **carried over** (传递): its second half starts the next window, and the next window's answer overwrites it. So a track of any length is found in order of time, and the refinement needs memory for one window. That is version 2, the paper's. Version 3 keeps the windows and the transformer, drops the changing features, and refines the **visibility** $v$ and a **confidence** $c$ with the points.
 
 # %% [markdown]
 # ## Figure
@@ -172,16 +172,16 @@ def draw_once(axes, point):
         x, y = 1 + 1.5 * k, 7 - 1.5 * k
         axes.imshow(to_picture(clip[0, 2 * k]), extent=(x, x + 17, y + 14, y), aspect="auto")
     axes.text(12, 3.2, f"video\n{' × '.join(map(str, clip.shape[1:]))}", ha="center", size=7.5)
-    draw_box(axes, "feature\nencoder", 26, 8, 9, 11)
+    draw_box(axes, "feature\nencoder", 25, 8, 9, 11)
     for k, level in enumerate(window.levels):
-        size = (17 / 2**k, 14 / 2**k)
-        draw_map(axes, f"level {k}", level.shape, in_colours(level[0]), 40 + 22 * k, 7, *size)
-    draw_box(axes, "read at\nthe query", 78, 8, 9, 11)
+        width, height = 15 / 2**k, 13 / 2**k
+        x, y = 45.5 + 17 * k - width / 2, 13.5 - height / 2
+        draw_map(axes, f"level {k}", level.shape, in_colours(level[0]), x, y, width, height)
+    draw_box(axes, "read at\nthe query", 88, 8, 9, 11)
     feature = anchors[0, point]
-    draw_map(axes, "features Q", anchors.shape[1:], feature.view(8, -1), 97, 8, 11, 11)
-    for x in (22, 35.4, 74):
-        draw_arrow(axes, (x, 13.5), (x + 3.4, 13.5))
-    draw_arrow(axes, (87.4, 13.5), (96.6, 13.5))
+    draw_map(axes, "features Q", anchors.shape[1:], feature.view(8, -1), 101, 8.5, 10, 10)
+    for x in (21.4, 34.4, 84.4, 97.3):
+        draw_arrow(axes, (x, 13.5), (x + 3.2, 13.5))
 
 
 def draw_loop(axes, point, frame):
@@ -212,28 +212,28 @@ def draw_loop(axes, point, frame):
 # %% tags=["figure"]
 def draw_cotracker(point=1, frame=3):
     figure, axes = canvas(1, 1, 7.6, 5.4)
-    axes.add_patch(Rectangle((0, 28), 110, 52, facecolor="0.95", zorder=-1))
+    axes.add_patch(Rectangle((0, 28), 112, 52, facecolor="0.95", zorder=-1))
     draw_once(axes, point)
     draw_loop(axes, point, frame)
     for a, b in ((16.4, 23.6), (56.4, 60.6), (78.4, 83.6)):
         draw_arrow(axes, (a, 44.5), (b, 44.5))
-    draw_arrow(axes, (51, 20.5), (51, 27), (9.5, 27), (9.5, 31.5))
-    draw_arrow(axes, (102, 19.5), (102, 25), (40, 25), (40, 31.5))
+    draw_arrow(axes, (45.5, 20.5), (45.5, 27), (9.5, 27), (9.5, 31.5))
+    draw_arrow(axes, (106, 19.5), (106, 25), (40, 25), (40, 31.5))
     draw_arrow(axes, (95, 51.4), (95, 56), (71, 56), (71, 57.3), colour=COLOURS["query"])
     draw_arrow(axes, (60.6, 70), (9.5, 70), (9.5, 51.4), colour=COLOURS["query"])
     draw_arrow(axes, (40, 70), (40, 51.4), colour=COLOURS["query"])
     draw_arrow(axes, (102, 51.4), (102, 65.2))
     axes.text(1, 79, f"in every window of S = {course.window} frames; iteration 4 of M = 4", size=8)
     axes.text(1, 25.5, "once for a clip", size=8, style="italic")
-    axes.set(xlim=(-0.5, 111), ylim=(81, -1))
+    axes.set(xlim=(-0.5, 112.5), ylim=(81, -1))
     axes.set_axis_off()
     return figure
 
 
 show(
     draw_cotracker(),
-    alt="CoTracker as a diagram of small pictures: frames, features at two levels and the features "
-    "of the queries; a grey loop of correlations, tokens, transformer, change and points; the "
+    alt="CoTracker as a diagram of small pictures: frames, features at several levels and the "
+    "features of the queries; a grey loop of correlations, tokens, transformer, change and points; the "
     "visibility at its end",
     photo=True,
 )
@@ -337,7 +337,7 @@ show(
 #
 # $$ Q \leftarrow Q + \mathrm{GELU}\big(U\,\mathrm{norm}(\Delta^Q)\big) \tag{6} $$
 #
-# Equations 4 to 6 are repeated for $i = 1, \dots, M$. Then a linear layer $u$ tells the visibility from the refined features:
+# Here norm brings the numbers of each $\Delta^Q$ to mean 0 and variance 1 and then applies a learned scale and shift, and $U$ is a linear layer. Equations 4 to 6 are repeated for $i = 1, \dots, M$. Then a linear layer $u$ tells the visibility from the refined features:
 #
 # $$ v = u(Q) \quad \text{after} \quad i = M \tag{7} $$
 #
@@ -492,7 +492,7 @@ class Window(NamedTuple):
 
 
 # %% [markdown]
-# The sizes of a model are data. Those of the release are the defaults; the course's model is smaller in nearly all of them.
+# The sizes of a model are data. Those of the release are the defaults; the course's model is smaller in nearly all of them. One has no counterpart in the release: with a `feature_length`, version 2 scales all feature vectors to one length, as version 3 does, so that a product says how alike two vectors are, and not how long.
 
 
 # %% tags=["promote"]
@@ -688,7 +688,7 @@ def _x_slow(windows: Float[Tensor, "*N S S"]) -> Float[Tensor, "*N P"]:
 
 
 # %% [markdown]
-# `anchor` reads what a query is recognised by; it is made once for a clip. `forward` refines one window and returns the estimate of every iteration, since the loss of training looks at all of them. The iteration of the naive version is in there, line by line; new are the batch, `detach`, and correlations that multiply with the few vectors they need.
+# `anchor` reads what a query is recognised by; it is made once for a clip. `forward` refines one window and returns the estimate of every iteration, since the loss of training looks at all of them. The iteration of the naive version is in there, line by line. New are the batch, `detach`, and correlations that take products with only the few vectors they need.
 
 
 # %% tags=["promote"]
@@ -1046,7 +1046,7 @@ with torch.no_grad():
 # %% [markdown]
 # ### In order of time
 #
-# A window never reads a frame behind its last one. So the answers of the first window do not depend on the rest of the clip, and the model can run while a video arrives, half a window behind it.
+# A window never reads a frame that comes after its last one. So the answers of the first window do not depend on the rest of the clip, and the model can run while a video arrives, half a window behind it.
 
 # %%
 with torch.no_grad():
@@ -1057,7 +1057,7 @@ assert torch.allclose(early[-1].points, same[-1].points, atol=1e-3)
 # %% [markdown]
 # ### Version 3: what was dropped, what was added
 #
-# CoTracker 3 (Karaev et al. 2024) is smaller and tracks better. The change of features goes, and with it equation 6; so do the embedding of the place and the masks of the transformer. In return a point is no longer recognised by one vector: the whole window around the query is compared with the whole window around the point, each vector with each. An MLP of two layers makes 256 numbers of the products of a level.
+# CoTracker 3 (Karaev et al. 2024) is smaller, and better on the benchmarks ([lesson 1](1_paper.ipynb) has the table). The change of features goes, and with it equation 6; so do the embedding of the place and the masks of the transformer. In return a point is no longer recognised by one vector: the whole window around the query is compared with the whole window around the point, each vector with each. An MLP of two layers makes 256 numbers of the products of a level.
 
 
 # %% tags=["promote"]
@@ -1222,7 +1222,7 @@ def draw_tokens():
         for name, width in parts.items():
             axes.barh(y, width, left=start, color=shades.get(name, COLOURS["query"]), height=0.4)
             narrow = width < 60  # its name goes below the bar
-            place = (start, y + 0.4) if narrow else (start + width / 2, y - 0.24)
+            place = (start + 4, y + 0.4) if narrow else (start + width / 2, y - 0.24)
             axes.text(*place, f"{name}: {width}", ha="left" if narrow else "center", size=6)
             start += width
         axes.text(start + 8, y, f"{start} numbers", va="center", size=8)
@@ -1348,7 +1348,7 @@ def levels_and_radius(inputs: int, features: int, products: int | None) -> tuple
 # %% tags=["check"]
 assert levels_and_radius(456, 128, None) == (4, 3), "the released version 2"
 assert levels_and_radius(1110, 128, 7**4) == (4, 3), "the released version 3"
-assert levels_and_radius(294, 64, None) == (2, 3), "the course's model: 98 correlations"
+assert levels_and_radius(343, 64, None) == (3, 3), "the course's model: 147 correlations"
 assert levels_and_radius(598, 64, 5**4) == (2, 2), "two levels of a smaller version 3"
 assert levels_and_radius(130 + 75 + 32 + 2, 32, None) == (3, 2), "3 levels of 25 are 75"
 for wrong in ((455, 128, None), (1110, 128, 2400), (1111, 128, 2401)):
@@ -1367,8 +1367,8 @@ for wrong in ((455, 128, None), (1110, 128, 2400), (1111, 128, 2401)):
 def published_sizes(tensors: Mapping[str, Tensor]) -> tuple[str, dict]:
     """The version, and the sizes that the shapes of tensors tell, under our names.
 
-    Heads, resolution and highest frequency are in no shape. Raises ValueError for shapes of no
-    CoTracker.
+    Heads, resolution, highest frequency and length of features are in no shape. Raises ValueError
+    for shapes of no CoTracker.
     """
     form = {name: tuple(value.shape) for name, value in tensors.items()}
     stages = [f"fnet.layer{k}.0.conv1.weight" for k in (1, 2, 3, 4)]
@@ -1390,7 +1390,7 @@ def published_sizes(tensors: Mapping[str, Tensor]) -> tuple[str, dict]:
 
 
 # %% [markdown]
-# Four numbers are in no shape: the window, the heads, the resolution and the highest frequency. The release's files tell the first and the third by two tables that a formula could give as well, `time_emb` and `pos_emb`; ours tell all of them as `settings`. A table that is not the formula's belongs to another model, so it is refused.
+# Five things are in no shape: the window, the heads, the resolution, the highest frequency and the length of features. The release's files tell the first and the third by two tables that a formula could give as well, `time_emb` and `pos_emb`; ours tell all of them as `settings`. A table that is not the formula's belongs to another model, so it is refused.
 
 
 # %% tags=["promote"]
@@ -1527,7 +1527,8 @@ def draw_refined(point=2, margin=24):
     left.set(title="points p on frame 7", xlabel="x (px)", ylabel="y (px)")
     for i, path in enumerate(way[:, :, point]):
         right.plot(path[:, 0], color=shades[i], marker="o", markersize=2.5)
-        right.annotate(f"{i + 1}", (7, path[7, 0]), (7.15 + 0.2 * (i % 2), path[7, 0]), size=7)
+        if i in (0, len(way) - 1):  # the lines between lie too close for names
+            right.annotate(f"{i + 1}", (7, path[7, 0]), (7.15, path[7, 0]), size=8, va="center")
     right.axhline(x, color=COLOURS["query"], linewidth=0.8, linestyle="--")
     right.set(xlabel="frame of the window", ylabel="x of the point (px)")
     right.set_title(f"change Δ by change, M = {len(way)}")
@@ -1542,7 +1543,7 @@ show(
 )
 
 # %% [markdown]
-# The dashed line is what the first iteration begins with: the point stays where its query is, in all frames. What is added then is $\Delta^p$ of six iterations; the numbers at the right end count them.
+# The dashed line is what the first iteration begins with: the point stays where its query is, in all frames. Then $\Delta^p$ is added six times; 1 and 6 mark the tracks after the first and the last change.
 #
 # ### The whole clip
 #
@@ -1690,7 +1691,7 @@ for N in (15, 16, 17):
 model.update.transformer.by_size = False
 
 # %% [markdown]
-# So the same point may get another track because one more was asked for. With the release that happens at 64, which 28 points and a support grid of 36 reach. Here the mask has one meaning at all sizes, and the flag is there for comparison alone.
+# So with the release's rule a point may get another track because one more point was asked for. With the release that happens at 64, which 28 points and a support grid of 36 reach. Here the mask has one meaning at all sizes, and the flag is there for comparison alone.
 #
 # ### Frames before the query
 #
@@ -1707,7 +1708,7 @@ print("x from frame 0 on:", " ".join(f"{x:.1f}" for x in late[:10, 0]))
 #
 # ### Clips that are too short
 #
-# With half a window or less the release returns zeros:
+# With half a window or less there is no window. The release then returns zeros, and here an error is raised:
 
 # %%
 with shows_error(ValueError):

@@ -25,11 +25,11 @@
 #
 # The model of lesson 6 takes frames of one size and points of its own pixels, and is at its best from a point's query onward. People have videos of any size and want a point in all frames. The **predictor** (预测器) stands between them.
 #
-# It **resizes** (缩放) the video, and sends every place along by the same **factors** $s$. It tracks a few **support points** (辅助点) with the user's **queries** $q$ (查询点), because tracks are found jointly and one point alone is poor company: a grid $g$ of $n$ points a side with a **margin** $m$ around it. It finds the part of a **track** $p$ that lies before its query by playing the video backward, as the track $b$. At a query's own frame nothing has to be found, so the answer there is the question, with **visibility** $v = 1$.
+# It **resizes** (缩放) the video, and multiplies every place by the same **factors** $s$. It tracks a few **support points** (辅助点) with the user's **queries** $q$ (查询点), because tracks are found jointly and one point alone is poor company: a grid $g$ of $n$ points a side with a **margin** $m$ around it. It finds the part of a **track** $p$ that lies before its query by playing the video backward, as the track $b$. At a query's own frame nothing has to be found, so the answer there is the question, with **visibility** $v = 1$.
 #
 # All of that needs the whole video. The **online** (在线) predictor takes frames as they come. Of $k$ frames that were pushed, the first $F$ are **final**: no later window will change them. It forgets what no window needs any more, so its memory does not grow with the video.
 #
-# How many points fit? The **memory** $M$ that is free, less $\phi$ bytes for the features of each frame, divided by $\mu$ bytes for each point.
+# How many points fit into memory? Take the free **memory** $M$, subtract $\phi$ bytes for the features of each frame, and divide by the $\mu$ bytes that a point needs.
 
 # %% [markdown]
 # ## Figure
@@ -622,7 +622,7 @@ assert (reverse.points - expected.points).abs().max() < 1e-3, "those of the reve
 # %% [markdown]
 # ### Before the query
 #
-# The model sees frames before a query too, and says something there. In version 2 its training never asked about those frames. How far does what it says forward lie from what it says when the video is played backward?
+# The model answers for frames before a query too. In version 2 its training never asked about those frames, so the answer is a guess. Played backward, the video has them after the query. How far apart are the two answers?
 
 # %%
 before = torch.arange(T)[:, None] < queries[0, :, 0]
@@ -630,6 +630,10 @@ gap = (forward.points - reverse.points.flip(1))[0].norm(dim=-1)
 print(
     f"before the query: {gap[before].mean():.1f} px apart (mean), after it: {gap[~before].mean():.1f} px"
 )
+
+
+# %% [markdown]
+# Before the query it is the forward run that guesses, after it the backward run. So in either half one of the two answers is a guess, and each half should come from the run that was trained for it.
 
 
 # %% tags=["promote", "exercise"]
@@ -728,7 +732,7 @@ print("in its own frame the model moves a point by", [round(d, 2) for d in moved
 # %% [markdown]
 # ### Jointly, in parts, one by one
 #
-# Points that do not fit into memory together are tracked in parts. Consecutive queries of a grid are neighbours, and a part of neighbours sees one corner of the frame; so the queries are dealt out like cards, and each part covers the frame as the whole does.
+# Points that do not fit into memory together are tracked in parts. Consecutive queries of a grid are neighbours, and a part made of neighbours would see one corner of the frame only. So the queries are dealt out like cards, and each part is spread over the whole frame.
 
 
 # %% tags=["promote"]
@@ -930,7 +934,7 @@ for online in (False, True):
     print(f"online={online}:", released_visible(unsure, online=online)[0, 0].tolist())
 
 # %% [markdown]
-# The second and third point are told apart: one is surely seen in an uncertain place, the other perhaps seen in a place that is certain. The course's own weights are trained so that 0.5 is even odds (lesson 8); their pictures below use that.
+# The rules agree on the first point, and disagree on the others: one is surely seen in an uncertain place, the other perhaps seen in a place that is certain. The course's own weights are trained so that 0.5 is even odds (lesson 8); their pictures below use that.
 #
 # ### The predictor
 #
@@ -1208,7 +1212,7 @@ for name, options in ways.items():
     print(f"{name:>28}: {seconds:4.1f} s, {apart:.2f} px from the first (mean)")
 
 # %% [markdown]
-# One by one is how the paper evaluates: a benchmark's other queries lie on the same objects and would help more than a user's ever do. The evaluation of version 2 in the release adds a global grid of 5 × 5 and a local one of 8 × 8 points.
+# One by one is how the paper evaluates. A benchmark's queries lie on the same few objects, so tracked jointly they would help each other more than a user's queries do. The evaluation of version 2 in the release adds a global grid of 5 × 5 and a local one of 8 × 8 points.
 #
 # ### While the video arrives
 #
@@ -1469,7 +1473,7 @@ for n in (1, 3, T):
 # %% [markdown]
 # ### The lag
 #
-# An honest name for online tracking would be "with a delay". Push one frame at a time and note what is told when:
+# Online does not mean at once: the track of a frame comes some frames later. Push one frame at a time and note when each frame is told:
 
 # %%
 told = []
@@ -1510,7 +1514,7 @@ show(
 )
 
 # %% [markdown]
-# A frame waits for half a window at least, and for a window less one frame at most; only the end of a video, orange, comes sooner. At 25 frames a second and $S = 8$ that is 0.16 to 0.28 seconds, on top of the time for computing. No frame is ever told twice.
+# A frame waits for half a window at least, and for a window less one frame at most. Only at the end of a video may it come sooner, with `finish` (orange). At 25 frames a second and $S = 8$ that is 0.16 to 0.28 seconds, on top of the time for computing. No frame is ever told twice.
 #
 # ### Memory that does not grow
 #
@@ -1592,9 +1596,9 @@ show(
 print(clip_credit("bikes"))
 
 # %% [markdown]
-# Dots are called visible, rings hidden; the colour belongs to the place. Look at the second and third panel: where the walker is, rings should lie on the walker and stand still relative to the bicycle, and become dots again when the walker has passed.
+# Dots are called visible, rings hidden; the colour tells which point is which. Look at the panels with the walker. Where the model does well, rings lie on the walker, stay where the bicycle is, and become dots again when he has passed. Where a trail runs along with him, he has dragged a point away: the model is small.
 #
-# The threshold decides how many rings there are. The same tracks, how many points are called visible in each frame:
+# The threshold decides how many rings there are. For the same tracks, count the points that are called visible in each frame:
 
 
 # %%
@@ -1604,7 +1608,7 @@ def draw_thresholds():
         counts = many.visible(threshold)[0].sum(dim=1)
         axes.plot(counts, color=COLOURS[ink], label=f"above {threshold}")
     axes.set(xlabel="frame", ylabel="points called visible", ylim=(0, None))
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -1651,7 +1655,7 @@ show(
 )
 
 # %% [markdown]
-# White is what frame 0 did not show, or what is called hidden now.
+# Large white patches are what frame 0 did not show, or what is called hidden now. (The narrow gaps are pixels that were not asked for.)
 #
 # ### A video of your own
 #
@@ -1726,7 +1730,7 @@ print("told:", final_frames(30, 8), "left for finish:", 30 - final_frames(30, 8)
 #
 # </details>
 #
-# **Find the bug.** A user wants to follow a point backward only, and reverses the video by hand. The tracks come out, and none begins where it was asked. What is wrong?
+# **Find the bug.** A user wants to follow two points backward only, and reverses the video by hand. Tracks come out, but at the query's frame one of them is not where it was asked. The other one is right by luck. What is wrong, and where does the luck come from?
 
 
 # %%
@@ -1750,7 +1754,7 @@ print("off at the query's frame:", [round(value, 1) for value in off.tolist()], 
 #
 # <details><summary>Answer</summary>
 #
-# The queries' frames have to be reversed as well, $T - 1 - t_q$ (equation 3). As it stands, the point is looked up in another frame, where something else may lie. And `visibility` was not flipped, so it belongs to other frames than the points.
+# The queries' frames have to be reversed as well, $T - 1 - t_q$ (equation 3). As it stands, the point is looked up in another frame, where something else may lie. The lucky query is asked in frame 9 of 19, the middle one, which is its own mirror image. And `visibility` was not flipped, so it belongs to other frames than the points.
 #
 # </details>
 #
