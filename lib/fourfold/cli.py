@@ -616,8 +616,7 @@ def track(
 
     The .npz holds points (T, N, 2) as (x, y) in pixels of the video, visibility (T, N), for some
     weights confidence, queries (N, 3) as (row of points, x, y), and frames, their numbers in the
-    video, which go up and down again with --palindrome. Only one frame of the video is in memory at
-    a time.
+    video, with --palindrome up and down again. One frame of the video is in memory at a time.
     """
     import time
 
@@ -781,11 +780,11 @@ def _say_how_far_from_home(points) -> None:
     away = (points - points[0]).norm(dim=-1)
     home, extent = away[-1], away.amax(dim=0)
     typer.echo(
-        f"palindrome: half of the points end within {home.quantile(0.5):.2f} px of where they "
-        f"started, nine in ten within {home.quantile(0.9):.2f} px"
+        f"palindrome: points end {home.quantile(0.5):.2f} px from where they started (median; 90th "
+        f"percentile {home.quantile(0.9):.2f} px)"
     )
     typer.echo(
-        f"half of them were {extent.quantile(0.5):.2f} px or more away in between; a point that is "
+        f"in between they were up to {extent.quantile(0.5):.2f} px away (median); a point that is "
         "said to stay put comes home too"
     )
 

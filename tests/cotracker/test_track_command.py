@@ -154,8 +154,8 @@ def test_parts_are_tracked_apart(fourfold, room):
 def numbers_of(said):
     """The median, the 90th percentile and the median extent that a palindrome tells."""
     found = re.search(
-        r"half of the points end within (\S+) px of where they started, nine in ten within (\S+) px"
-        r"\nhalf of them were (\S+) px or more away in between",
+        r"points end (\S+) px from where they started \(median; 90th percentile (\S+) px\)\n"
+        r"in between they were up to (\S+) px away \(median\)",
         said,
     )
     return [float(number) for number in found.groups()]
@@ -205,7 +205,7 @@ def test_a_palindrome_of_a_gif_is_drawn_to_its_turn(fourfold, room):
     frames = [Image.fromarray(picture(t)) for t in range(FRAMES)]
     frames[0].save("film.gif", save_all=True, append_images=frames[1:])
     code, said, _ = fourfold("film.gif", "--grid", 2, "--palindrome", "--picture", "way.gif")
-    assert code == 0 and "half of the points end within" in said and "and way.gif" in said
+    assert code == 0 and "from where they started" in said and "and way.gif" in said
     with Image.open("way.gif") as drawn:
         assert drawn.n_frames == FRAMES
 
