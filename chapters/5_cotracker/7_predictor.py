@@ -1677,6 +1677,8 @@ show(
 
 # %% [markdown]
 # In a terminal, `fourfold track film.mp4 --grid 20 --picture tracks.gif` does the same without a notebook, and writes the numbers to `tracks.npz`.
+#
+# No one has labelled your video. `fourfold track film.mp4 --palindrome` plays it to its end and back ([lesson 2](2_tracks.ipynb)) and prints how far from their start the points end, median and 90th percentile, beside how far away they have been: a point that is said to stay put comes home too, so that a small error after a short way tells little.
 
 # %% [markdown]
 # ## Exercises

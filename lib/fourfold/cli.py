@@ -590,6 +590,14 @@ def track(
     online: Annotated[
         bool, typer.Option("--online", help="In memory that does not grow with the video.")
     ] = False,
+    palindrome: Annotated[
+        bool,
+        typer.Option(
+            "--palindrome",
+            help="Play the video to its end and back, and say how far from their start the points "
+            "end: a test that needs no truth. A picture shows the way there.",
+        ),
+    ] = False,
     together: Annotated[
         int | None, typer.Option(min=1, help="Most points tracked jointly; all when left out.")
     ] = None,
@@ -608,7 +616,7 @@ def track(
 
     The .npz holds points (T, N, 2) as (x, y) in pixels of the video, visibility (T, N), for some
     weights confidence, queries (N, 3) as (row of points, x, y), and frames, their numbers in the
-    video. Only one frame of the video is in memory at a time.
+    video, with --palindrome up and down again. One frame of the video is in memory at a time.
     """
     import time
 
@@ -618,9 +626,14 @@ def track(
     places = None if points is None else _parsed_points(points)
     if points is not None and grid is not None:
         raise CourseError("--grid and --points: both given; expected one of them")
-    for name, given in (("--backward", backward), ("--together", together)):
-        if online and given:
-            raise CourseError(f"--online and {name}: both given; expected one of them")
+    for name, other, both in (
+        ("--online", "--backward", online and backward),
+        ("--online", "--together", online and together),
+        ("--palindrome", "--online", palindrome and online),
+        ("--palindrome", "--backward", palindrome and backward),
+    ):
+        if both:
+            raise CourseError(f"{name} and {other}: both given; expected one of them")
 
     from fourfold.cotracker.predictor import at_frame, grid_points, resize_points
     from fourfold.kit.track_picture import save_track_picture
@@ -642,6 +655,8 @@ def track(
         raise CourseError(
             f"--frame: got {frame}, expected at most {film.count - 1}, the last frame"
         )
+    if palindrome:
+        _check_turn(video, frame, film.count)
     queries = at_frame(float(frame), asked)
     read = at_frame(float(frame), film.to_read(asked))
     began = time.perf_counter()
@@ -650,10 +665,12 @@ def track(
         if online:
             tracks = _tracked_online(model, film, read, **options)
         else:
-            options |= {"backward": backward, "together": together}
+            options |= {"backward": backward, "palindrome": palindrome, "together": together}
             tracks = _tracked(model, film, read, **options)
     except ValueError as error:
         said = str(error).replace("together=", "--together ")
+        if palindrome and said.startswith("video has"):
+            said = said.replace("video has", "video, there and back, has")
         named = (
             f"VIDEO: {video}" if said.startswith("video") else "--points" if points else "--grid"
         )
@@ -665,14 +682,20 @@ def track(
     found = film.to_video(tracks.points[0])
     if not online:
         found[frame, torch.arange(len(asked))] = asked  # without the rounding of the way back
-    _write_tracks(out, tracks._replace(points=found[None]), queries, film)
+    _write_tracks(out, tracks._replace(points=found[None]), queries, film, palindrome)
     typer.echo(
-        f"{film.count} frames of {film.size[1]} × {film.size[0]} pixels, {len(asked)} points: "
-        f"{seconds:.1f} s"
+        f"{film.count} frames of {film.size[1]} × {film.size[0]} pixels, {len(asked)} points"
+        f"{', there and back' if palindrome else ''}: {seconds:.1f} s"
     )
-    typer.echo(f"{int(visible[-1].sum())} of {len(asked)} points are visible in the last frame")
+    last, turn = film.count - 1, " before the way back" if palindrome else ""
+    typer.echo(
+        f"{int(visible[last].sum())} of {len(asked)} points are visible in the last frame{turn}"
+    )
+    if palindrome:
+        _say_how_far_from_home(found[frame : 2 * last - frame + 1])
     if picture is not None:
-        save_track_picture(picture, film.frames(), tracks.points[0], visible)
+        there = slice(film.count)
+        save_track_picture(picture, film.frames(), tracks.points[0, there], visible[there])
     typer.echo(f"wrote {out}" + ("" if picture is None else f" and {picture}"))
 
 
@@ -722,16 +745,48 @@ def _averaged_places(points, old: tuple[int, int], new: tuple[int, int]):
     return (points + 0.5) * factors - 0.5
 
 
-def _tracked(model, film: _Film, queries, *, iterations: int, backward: bool, **options):
+def _tracked(
+    model, film: _Film, queries, *, iterations: int, backward: bool, palindrome: bool, **options
+):
     from fourfold.cotracker.predictor import Predictor
     from fourfold.kit.notebook import progress_bar
 
     predictor = Predictor(model, iterations=iterations)
-    predictor.check(film.count, film.read_size, queries[None], **options)
+    count = 2 * film.count - 1 if palindrome else film.count
+    predictor.check(count, film.read_size, queries[None], **options)
     with progress_bar(film.count, 0, unit="frame", shown=True) as bar:
         bar.set_description("reading")
         encoded = predictor.encode(film.frames(), bar.update)
+    encoded = _there_and_back(encoded) if palindrome else encoded
     return predictor(encoded, queries[None], backward=backward, progress=True, **options)
+
+
+def _there_and_back(video):
+    """An encoded video with its reverse behind it, the last frame once; features are shared."""
+    import torch
+
+    from fourfold.cotracker.predictor import EncodedVideo
+
+    class Palindrome(EncodedVideo):
+        def rows(self, reverse: bool = False):
+            rows = video.rows()
+            return torch.cat([rows, rows[:, :-1].flip(1)], dim=1)  # its own reverse
+
+    return Palindrome(video.levels, video.batch, 2 * video.frames - 1, video.size)
+
+
+def _say_how_far_from_home(points) -> None:
+    """The palindrome error of tracks (T, N, 2) that end where they began, and how far they went."""
+    away = (points - points[0]).norm(dim=-1)
+    home, extent = away[-1], away.amax(dim=0)
+    typer.echo(
+        f"palindrome: points end {home.quantile(0.5):.2f} px from where they started (median; 90th "
+        f"percentile {home.quantile(0.9):.2f} px)"
+    )
+    typer.echo(
+        f"in between they were up to {extent.quantile(0.5):.2f} px away (median); a point that is "
+        "said to stay put comes home too"
+    )
 
 
 def _tracked_online(model, film: _Film, queries, **options):
@@ -822,7 +877,20 @@ def _check_places(places, size: tuple[int, int]) -> None:
             )
 
 
-def _write_tracks(path: Path, tracks, queries, film: _Film) -> None:
+def _check_turn(video: Path, frame: int, count: int) -> None:
+    """Raise for a palindrome that has turned back before it began."""
+    from fourfold.course.errors import CourseError
+
+    if count == 1:
+        raise CourseError(f"VIDEO: {video}: has 1 frame; expected 2 or more with --palindrome")
+    if frame == count - 1:
+        raise CourseError(
+            f"--frame: got {frame}, expected at most {count - 2} with --palindrome, which turns "
+            "back in the last frame"
+        )
+
+
+def _write_tracks(path: Path, tracks, queries, film: _Film, palindrome: bool) -> None:
     """Write the arrays, whole or not at all."""
     import numpy as np
 
@@ -832,7 +900,8 @@ def _write_tracks(path: Path, tracks, queries, film: _Film) -> None:
         name: values[0].numpy() for name, values in tracks._asdict().items() if values is not None
     }
     arrays["queries"] = queries.numpy()
-    arrays["frames"] = np.arange(film.start, film.start + film.count)
+    numbers = np.arange(film.start, film.start + film.count)
+    arrays["frames"] = np.concatenate([numbers, numbers[-2::-1]]) if palindrome else numbers
     with whole_file(path) as file:
         np.savez_compressed(file, **arrays)
 

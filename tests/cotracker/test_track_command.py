@@ -1,5 +1,7 @@
 """`fourfold track` as a reader types it, in this process."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fourfold.cotracker.predictor import (
     grid_points,
     resize_points,
 )
+from fourfold.cotracker.tracks import palindrome_error
 from fourfold.kit.images import area_average
 
 FRAMES = 11
@@ -148,6 +151,85 @@ def test_parts_are_tracked_apart(fourfold, room):
     close(written()["points"], predictor()(video(), grid=3, together=4).points[0])
 
 
+def numbers_of(said):
+    """The median, the 90th percentile and the median extent that a palindrome tells."""
+    found = re.search(
+        r"points end (\S+) px from where they started \(median; 90th percentile (\S+) px\)\n"
+        r"in between they were up to (\S+) px away \(median\)",
+        said,
+    )
+    return [float(number) for number in found.groups()]
+
+
+@pytest.mark.parametrize(("words", "frame"), [((), 0), (("--frame", 3), 3), (("--together", 2), 0)])
+def test_a_palindrome_says_how_far_from_home_points_end(fourfold, room, words, frame):
+    words = ("--points", "10,20.5;60,8;30,30", "--palindrome", *words)
+    code, said, _ = fourfold("clip", *words)
+    assert code == 0 and "11 frames of 72 × 48 pixels, 3 points, there and back" in said
+    queries = at_frame(float(frame), torch.tensor([[10, 20.5], [60, 8], [30, 30]]))
+    options, ways = {"together": 2 if "--together" in words else None}, []
+
+    def tracker(film, queries):
+        ways.append(predictor()(film, queries, **options))
+        return ways[-1]
+
+    home = palindrome_error(tracker, video(), queries[None])[0]
+    found, way = written(), ways[0].points[0]
+    assert found["points"].shape == (2 * FRAMES - 1, 3, 2)
+    close(found["points"], way)
+    assert found["frames"].tolist() == [*range(FRAMES), *range(FRAMES - 2, -1, -1)]
+    extent = (way[frame : 2 * FRAMES - 1 - frame] - queries[:, 1:]).norm(dim=-1).amax(dim=0)
+    expected = home.quantile(0.5), home.quantile(0.9), extent.median()
+    assert numbers_of(said) == pytest.approx([value.item() for value in expected], abs=0.007)
+    assert extent.median() > 0.1 and home.max() > 0.1, "or nothing was tried"
+
+
+def test_a_palindrome_is_told_in_pixels_of_the_video(fourfold, room):
+    words = ("--grid", 3, "--height", 24, "--start", 1, "--frames", 9, "--palindrome")
+    code, said, _ = fourfold("clip", *words)
+    small = area_average(video()[0, 1:10], 24).round()[None]
+    places = resize_points(grid_points(3, (32, 48)), (32, 48), (24, 36))
+    home = palindrome_error(
+        lambda film, queries: predictor()(film, queries, support=0),
+        small,
+        at_frame(0.0, places)[None],
+    )
+    assert code == 0
+    assert numbers_of(said)[:2] == pytest.approx(
+        [2 * home.quantile(0.5).item(), 2 * home.quantile(0.9).item()], abs=0.01
+    )
+    assert written()["frames"].tolist() == [*range(1, 10), *range(8, 0, -1)]
+
+
+def test_a_palindrome_of_a_gif_is_drawn_to_its_turn(fourfold, room):
+    frames = [Image.fromarray(picture(t)) for t in range(FRAMES)]
+    frames[0].save("film.gif", save_all=True, append_images=frames[1:])
+    code, said, _ = fourfold("film.gif", "--grid", 2, "--palindrome", "--picture", "way.gif")
+    assert code == 0 and "from where they started" in said and "and way.gif" in said
+    with Image.open("way.gif") as drawn:
+        assert drawn.n_frames == FRAMES
+
+
+def test_a_palindrome_may_be_shorter_than_a_clip_that_is_tracked(fourfold, room):
+    assert fourfold("clip", "--grid", 2, "--frames", 4)[0] == 2
+    assert fourfold("clip", "--grid", 2, "--frames", 4, "--palindrome")[0] == 0
+    assert written()["points"].shape == (7, 4, 2)
+
+
+def test_without_the_option_nothing_is_said_of_a_palindrome(fourfold, room):
+    said = fourfold("clip", "--grid", 2)[1]
+    assert "palindrome" not in said and "back" not in said
+
+
+def test_a_point_that_does_not_move_comes_home(fourfold, room):
+    model = load_cotracker("small.safetensors")
+    nn.init.zeros_(model.update.transformer.flow_head.weight)
+    nn.init.zeros_(model.update.transformer.flow_head.bias)
+    save_file(model.state_dict(), "still.safetensors")
+    words = ("--grid", 2, "--palindrome", "--weights", "still.safetensors")
+    assert numbers_of(fourfold("clip", *words)[1]) == [0, 0, 0]
+
+
 @pytest.mark.parametrize("name", ["tracks.png", "tracks.gif"])
 def test_it_draws_a_picture_or_a_film(fourfold, room, name):
     code, said, _ = fourfold("clip", "--grid", 2, "--picture", name, "--threshold", 0.5)
@@ -173,6 +255,11 @@ def test_it_draws_a_picture_or_a_film(fourfold, room, name):
         (("clip", "--points", "nan,3"), "--points: got nan,3, expected x from 0 to 71"),
         (("clip", "--online", "--backward"), "--online and --backward: both given"),
         (("clip", "--online", "--together", 3), "--online and --together: both given"),
+        (("clip", "--palindrome", "--online"), "--palindrome and --online: both given"),
+        (("clip", "--palindrome", "--backward"), "--palindrome and --backward: both given"),
+        (("clip", "--palindrome", "--frame", 10), "--frame: got 10, expected at most 9 with --pal"),
+        (("clip", "--palindrome", "--frames", 1), "VIDEO: clip: has 1 frame; expected 2 or more"),
+        (("clip", "--palindrome", "--frames", 2), "VIDEO: clip: video, there and back, has 3 fra"),
         (("clip", "--out", "a.txt"), "--out: got a.txt, expected a name that ends in .npz"),
         (("clip", "--out", "no/a.npz"), "--out: no: no such folder"),
         (("clip", "--picture", "a.bmp"), "--picture: got a.bmp, expected a name that ends in"),
