@@ -1513,7 +1513,7 @@ FEATURES = Recipe("features", 1_200, 4, 1e-3)
 
 UPDATE = Recipe("update", 500, 4, 1e-3)
 
-ALL = Recipe("all", 2_400, 3, 5e-4, frames=12)
+ALL = Recipe("all", 2_000, 3, 5e-4, frames=12)
 
 RECIPES = {"features": FEATURES, "update": UPDATE, "all": ALL}
 
