@@ -276,7 +276,7 @@ print(*card.not_new, sep="\n")
 as_table(card.overcomes, "paper", "gap")
 
 # %% [markdown]
-# A fifth thing has no row, because it is a way of *using* the model: **support points**. A user who asks for a single point gives the model nothing to track it together with. So a grid of further points is tracked along and thrown away afterwards ([lesson 7](7_predictor.ipynb) builds it).
+# A fifth thing has no row, because it is a way of *using* the model: **support points**. A user who asks for a single point gives the model nothing to track it together with. So a grid of further points is tracked along and thrown away afterwards ([lesson 7](7_predictor.ipynb) builds it, [lesson 9](9_experiments.ipynb) measures what it helps).
 
 # %% [markdown]
 # ## Formula
@@ -1043,10 +1043,10 @@ print("parts read:", *card.parts_read)
 # | track features $Q_t^i$ (特征向量) | [3 Features](3_features.ipynb) |
 # | correlation features $C_t^i$, stacked inner products (堆叠内积) | [3 Features](3_features.ipynb) |
 # | tokens | [4 Tokens](4_tokens.ipynb) |
-# | virtual tracks, 70k points jointly | [5 Transformer](5_transformer.ipynb); how many fit into memory: [7 Predictor](7_predictor.ipynb) |
+# | virtual tracks, 70k points jointly | [5 Transformer](5_transformer.ipynb); how many fit into memory: [7 Predictor](7_predictor.ipynb), [9 Experiments](9_experiments.ipynb) |
 # | the transformer improves the initial estimate (改进 initial estimate) | [6 CoTracker](6_cotracker.ipynb) |
 # | causal on short windows, online | [6 CoTracker](6_cotracker.ipynb); frame by frame: [7 Predictor](7_predictor.ipynb) |
 # | trained by unrolling the windows | [8 Learning](8_learning.ipynb) |
-# | experiments, failures, limitations | the paper's are under *On real input* above; ours are in [8 Learning](8_learning.ipynb) |
+# | experiments, ablations, failures, limitations | the paper's are under *On real input* above; ours are in [9 Experiments](9_experiments.ipynb) |
 #
 # Next: [2 Tracks](2_tracks.ipynb) makes tracks an object one can store, score and draw.

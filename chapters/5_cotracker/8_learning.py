@@ -2158,4 +2158,4 @@ with shows_error(ValueError):
 # - The versions' losses differ in Huber or absolute errors, in where probabilities stand, and in what is divided by what; between windows, gradient flows through the scores and the embedding of the place alone.
 # - On a small machine, features that match come first, the update second, and everything together last.
 #
-# The line goes on in the last lesson of this chapter, which takes the trained model apart: alone or together, windows, iterations, virtual tracks, and failures.
+# The line goes on in [lesson 9](9_experiments.ipynb), the last of this chapter, which takes the trained model apart: alone or together, windows, iterations, virtual tracks, and failures.
