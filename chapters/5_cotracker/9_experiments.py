@@ -1376,7 +1376,7 @@ for dataset in ("layers", "plane"):
     print(f"{dataset}: hidden places, cut off {lesion[dataset]:+.0%}, learned without {never:+.0%}")
 
 # %% [markdown]
-# The first number says what the trained network relies on, the second what the part is for, as far as a short training tells. They answer different questions (and here on clips of different lengths), and need not agree even in sign.
+# The first number says what the trained network relies on, the second what the part is for, as far as a short training tells. They answer different questions (and here on clips of different lengths; and with different weights, if the study's encoder is an earlier one), and need not agree even in sign.
 #
 # ### What the code says to bad input
 #
