@@ -424,7 +424,7 @@ def refine_loop(model, maps, features, start, active, known, iterations):
 def track_loop(model, video, queries, iterations):
     """Version 2 on one video (T, 3, H, W) with queries (N, 3), by the equations."""
     S, T, q = model.window, len(video), queries[:, 0]
-    maps = model.fnet(2 * (video / 255) - 1)
+    maps = model.sizes.feature_length * F.normalize(model.fnet(2 * (video / 255) - 1), dim=1)
     x = queries[:, 1:] / 4
     p = x.expand(T + S, -1, -1).clone()
     v = torch.full(p.shape[:2], 10.0)
