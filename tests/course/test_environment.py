@@ -61,7 +61,7 @@ def imported_packages(paths):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
     known = packages_distributions()
-    own = {"fourfold", "official", "official_cotracker", "small_house"}
+    own = {"fourfold", "official", "official_cotracker", "plain_cotracker", "small_house"}
     outside = modules - sys.stdlib_module_names - own - OPTIONAL
     return {canonicalize_name(known[module][0]) for module in outside}
 
