@@ -23,7 +23,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_EXTRA) -c constraints.txt -e '.[dev,video]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_EXTRA) -c constraints.txt -e '.[dev,video,molecules]'
 	@touch $(READY)
 
 lab: $(READY)
