@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as _parse
 from safetensors.torch import save as _serialise
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ __all__ = [
     "load_tensors",
     "read_card",
     "read_json",
+    "read_settings",
     "save_checkpoint",
     "save_tensors",
     "write_whole",
@@ -55,18 +56,21 @@ def save_checkpoint(
     *,
     float16: bool = False,
     max_megabytes: float = 6.0,
+    settings: dict[str, Any] | None = None,
 ) -> str:
     """Write the model's parameters and buffers to `path`, its card beside it; return the sha256.
 
-    The card lies at `path` with the ending `.json`. `float16` halves the file. Raises ValueError
-    for a path that does not end in `.safetensors`, a file over `max_megabytes` (of 10⁶ bytes),
-    and a value too large for float16; nothing is written then.
+    The card lies at `path` with the ending `.json`. `float16` halves the file. `settings` are what
+    it takes to build the model again; they lie as JSON in the file's header, so that one file
+    holds all, and `read_settings` reads them. Raises ValueError for a path that does not end in
+    `.safetensors`, a file over `max_megabytes` (of 10⁶ bytes), and a value too large for float16;
+    nothing is written then.
     """
     path = _safetensors_path(path)
     tensors = model.state_dict()
     if float16:
         tensors = {key: _halved(key, value) for key, value in tensors.items()}
-    data = _bytes(tensors)
+    data = _bytes(tensors, settings)
     if len(data) > max_megabytes * 1e6:
         raise ValueError(
             f"the checkpoint would have {len(data) / 1e6:.1f} MB; "
@@ -148,6 +152,25 @@ def load_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     return dict(sorted(tensors.items()))  # safetensors hands them out in any order
 
 
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that `save_checkpoint` wrote into the header of the file at `path`.
+
+    Raises FileNotFoundError for a path without a file, and ValueError for a file that is damaged
+    or has no settings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is not a whole safetensors file ({error})") from error
+    if "settings" not in header:
+        raise ValueError(f"{path.name} has no settings in its header; expected a file with them")
+    return json.loads(header["settings"])
+
+
 def file_sha256(path: str | Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
@@ -161,10 +184,12 @@ def _safetensors_path(path: str | Path) -> Path:
     return path
 
 
-def _bytes(tensors: dict[str, Tensor]) -> bytes:
+def _bytes(tensors: dict[str, Tensor], settings: dict[str, Any] | None = None) -> bytes:
+    header = None if settings is None else {"settings": json.dumps(settings, ensure_ascii=False)}
     # Clones, because safetensors refuses two names for one memory, as tied weights have.
     return _serialise(
-        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+        metadata=header,
     )
 
 
