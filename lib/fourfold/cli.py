@@ -906,6 +906,173 @@ def _write_tracks(path: Path, tracks, queries, film: _Film, palindrome: bool) ->
         np.savez_compressed(file, **arrays)
 
 
+@app.command()
+def generate(
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A property to ask for, such as logP=2.5; repeat for more. One left out is open.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many molecules.")] = 16,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="How closely to follow the targets; 1 as learned.")
+    ] = 2.0,
+    atoms: Annotated[
+        int | None, typer.Option(min=1, help="Atoms of each molecule; as in the data if left out.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps from noise to molecule; all when left out.")
+    ] = None,
+    correct: Annotated[
+        bool, typer.Option(help="Mend wrong valences and join pieces, or keep what is valid.")
+    ] = True,
+    weights: Annotated[str, typer.Option(help="qm9, or a generator that was saved.")] = "qm9",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the SMILES too: .smi, or .csv with the properties.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="A grid of the molecules, .png, .pdf or .svg.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")] = 0,
+) -> None:
+    """Generate molecules with properties that you ask for, offline, with Graph DiT.
+
+    Prints each molecule's SMILES with the properties it has; a graph that is no molecule is
+    counted, not printed.
+    """
+    import warnings
+
+    from fourfold.course.errors import CourseError
+
+    targets = _parsed_targets(target or [])
+    for name, path, endings in (
+        ("--out", out, (".smi", ".csv")),
+        ("--picture", picture, (".png", ".pdf", ".svg")),
+    ):
+        if path is not None:
+            _check_new_file(name, path, endings)
+
+    from fourfold.graph_dit.learning import load_generator
+
+    try:
+        maker = load_generator(weights)
+    except (ValueError, FileNotFoundError) as error:
+        raise CourseError(f"--weights: {error}") from None
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            made = maker.generate(
+                targets,
+                count,
+                guidance=guidance,
+                atoms=atoms,
+                steps=steps,
+                mode="connect" if correct else "none",
+                seed=seed,
+            )
+    except ValueError as error:
+        name = str(error).split()[0]
+        option = {"targets": "--target", "atoms": "--atoms", "steps": "--steps"}.get(name, name)
+        raise CourseError(f"{option}: {error}") from None
+    for warning in said:
+        if issubclass(warning.category, UserWarning):
+            typer.echo(f"fourfold: {warning.message}", err=True)
+    reached = _reached(made, maker.properties.names)
+    _say_molecules(made, reached, targets)
+    if out is not None:
+        _write_molecules(out, made, reached, targets)
+    if picture is not None:
+        _draw_molecules(picture, made, reached, targets)
+
+
+def _parsed_targets(texts: list[str]) -> dict[str, float | str]:
+    """Targets by name; a value that is no number stays text, as a class is."""
+    from fourfold.course.errors import CourseError
+
+    targets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise CourseError(f"--target: got {text!r}, expected NAME=VALUE, such as logP=2.5")
+        if name in targets:
+            raise CourseError(f"--target: {name} is given twice; expected once")
+        try:
+            targets[name] = float(value)
+        except ValueError:
+            targets[name] = value
+    return targets
+
+
+def _check_new_file(name: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Raises CourseError for a file that could not be written."""
+    from fourfold.course.errors import CourseError
+
+    if path.suffix.lower() not in endings:
+        raise CourseError(f"{name}: got {path}, expected a name that ends in {', '.join(endings)}")
+    if not path.parent.is_dir():
+        raise CourseError(f"{name}: {path.parent}: no such folder")
+    if path.is_dir():
+        raise CourseError(f"{name}: {path} is a folder; expected a file")
+
+
+def _reached(made: list[str | None], names: list[str]) -> dict[str, list]:
+    """The properties of what was made, those that can be computed; None where there is nothing."""
+    from fourfold.graph_dit.learning import ORACLES
+
+    return {name: list(ORACLES[name](made)) for name in names if name in ORACLES}
+
+
+def _say_molecules(made, reached, targets) -> None:
+    for row, smiles in enumerate(made):
+        if smiles is not None:
+            values = (f"{name} {values[row]:.2f}" for name, values in reached.items())
+            typer.echo("\t".join([smiles, *values]))
+    found = [row for row, smiles in enumerate(made) if smiles is not None]
+    typer.echo(f"{len(found)} of {len(made)} graphs are molecules", err=True)
+    for name, values in reached.items():
+        if found and isinstance(targets.get(name), float):
+            error = sum(abs(values[row] - targets[name]) for row in found) / len(found)
+            typer.echo(f"{name}: asked {targets[name]:g}, mean error {error:.2f}", err=True)
+
+
+def _write_molecules(path: Path, made, reached, targets) -> None:
+    """The molecules that there are, whole or not at all."""
+    import pandas as pd
+
+    from fourfold.course.files import write_whole
+
+    table = pd.DataFrame({"smiles": made, **reached})
+    for name, value in targets.items():
+        table[f"asked {name}"] = value
+    table = table[table["smiles"].notna()]
+    if path.suffix.lower() == ".smi":
+        write_whole(
+            path, "".join(f"{smiles} made_{row}\n" for row, smiles in table["smiles"].items())
+        )
+    else:
+        write_whole(path, table.to_csv(index_label="row"))
+
+
+def _draw_molecules(path: Path, made, reached, targets) -> None:
+    from fourfold.course.files import whole_file
+    from fourfold.kit.molecules import molecule_grid
+
+    def legend(row: int) -> str:
+        if made[row] is None:
+            return "no molecule"
+        lines = []
+        for name, values in reached.items():
+            asked = f" (asked {targets[name]:g})" if name in targets else ""
+            lines.append(f"{name} {values[row]:.2f}{asked}")
+        return "\n".join(lines)
+
+    figure = molecule_grid(made, [legend(row) for row in range(len(made))], columns=4, width=8.0)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+
+
 def _as_setting(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -15,6 +15,7 @@ from fourfold.kit.checkpoints import (
     load_checkpoint,
     load_tensors,
     read_card,
+    read_settings,
     save_checkpoint,
     save_tensors,
 )
@@ -49,6 +50,26 @@ def test_a_checkpoint_comes_back_with_its_card(tmp_path):
     about = json.loads(path.with_suffix(".json").read_text())
     assert about["sha256"] == digest and about["bytes"] == path.stat().st_size
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", "small.safetensors"]
+
+
+def test_settings_lie_in_the_header_and_come_back(tmp_path):
+    path = tmp_path / "small.safetensors"
+    about = {"width": 4, "atoms": ["C", "N"], "名": [0.5, None]}
+    save_checkpoint(path, _model(), CARD, settings=about)
+    assert read_settings(path) == about
+    load_checkpoint(path, _model(1))  # the header does not disturb the weights
+
+
+def test_a_file_without_settings_says_so(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, _model(), CARD)
+    with pytest.raises(ValueError, match=r"small\.safetensors has no settings in its header"):
+        read_settings(path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        read_settings(path)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_settings(tmp_path / "none.safetensors")
 
 
 def test_float16_halves_the_file_and_comes_back_in_the_model_s_dtype(tmp_path):
