@@ -47,12 +47,14 @@ from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
 from fourfold.graph_dit.denoiser import GraphDiT
 from fourfold.graph_dit.diffusion import diffusion_loss, sample
 from fourfold.graph_dit.graphs import (
@@ -64,35 +66,40 @@ from fourfold.graph_dit.graphs import (
     one_hot,
     to_codes,
 )
-from fourfold.graph_dit.metrics import chemnet_distance, logp, novelty, tpsa, uniqueness
+from fourfold.graph_dit.learning import load_generator
+from fourfold.graph_dit.metrics import (
+    chemnet_distance,
+    logp,
+    novelty,
+    property_error,
+    random_pairing_error,
+    tpsa,
+    uniqueness,
+)
 from fourfold.graph_dit.molecules import graphs_to_smiles, validity
 from fourfold.graph_dit.noise import GraphNoise, GraphStatistics, graph_statistics
 from fourfold.kit.arguments import listed, whole_number
+from fourfold.kit.canvas import COLOURS, canvas, show
 from fourfold.kit.checkpoints import (
     ModelCard,
     load_checkpoint,
+    read_card,
     read_settings,
     save_checkpoint,
 )
 from fourfold.kit.data import data_path
-from fourfold.kit.molecules import qm9_table
-from fourfold.kit.qm9 import all_qm9
-from fourfold.kit.scale import device, hardware, seed_everything
-from fourfold.kit.training import StepRecord, Trained, train
-from fourfold.graph_dit.graphs import decode_graphs, parse_smiles
-from fourfold.graph_dit.learning import load_generator
-from fourfold.graph_dit.metrics import property_error, random_pairing_error
-from fourfold.kit.canvas import COLOURS, canvas, show
-from fourfold.kit.checkpoints import read_card
-from fourfold.kit.molecules import molecule_grid
+from fourfold.kit.molecule_sets import all_qm9
+from fourfold.kit.molecules import molecule_grid, qm9_table
 from fourfold.kit.notebook import shows_error
-from fourfold.kit.scale import at_scale
+from fourfold.kit.scale import at_scale, device, hardware, seed_everything
+from fourfold.kit.training import StepRecord, Trained, train
 
 # %%
 maker = load_generator("qm9")
 asked = {"logP": [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0] * 2, "TPSA": [70.0, 60, 45, 30, 15, 5] * 2}
 made = maker.generate(asked, guidance=2.0, seed=2, steps=100, progress=False)
 made[:3]
+
 
 # %% tags=["figure"]
 def draw_asked(made):
@@ -121,6 +128,7 @@ show(
 table = qm9_table("train")
 permeability = 10.0 ** np.random.default_rng(0).uniform(-4, 4, 16032)  # spans eight powers of ten
 
+
 # %% tags=["figure"]
 def draw_scales():
     """Three properties before and after the scale."""
@@ -134,7 +142,9 @@ def draw_scales():
         each.hist(fitted.encode(values), 40, color=COLOURS["first"])
         each.set(xlabel=f"z of {name}", yticks=[], xlim=(-4, 4))
         unit = "log10 c" if log else "c"
-        each.set_title(f"{unit}: mean μ = {fitted.mean:.2f}\nspread σ = {fitted.deviation:.2f}", size=8)
+        each.set_title(
+            f"{unit}: mean μ = {fitted.mean:.2f}\nspread σ = {fitted.deviation:.2f}", size=8
+        )
     axes[0].set(ylabel="molecules")
     return figure
 
@@ -184,11 +194,11 @@ show(
 #
 # Letters of shapes: $B$ molecules of a batch, $M$ molecules of a data set, $P$ properties, $N$ the most atoms.
 
+
 # %% tags=["figure"]
 def draw_hidden(d=0.1, rows=60):
     """Which values of a batch the network is told, and how many atoms are drawn."""
     figure, (left, right) = canvas(1, 2, 6.6, 2.2, width_ratios=(1.5, 1))
-    y = torch.zeros(rows, 2)
     each = torch.rand(rows, 2, generator=torch.Generator().manual_seed(1)) < d
     every = torch.rand(rows, 1, generator=torch.Generator().manual_seed(2)) < d
     left.imshow((each | every).T, cmap="gray_r", aspect="auto", interpolation="nearest")
@@ -219,6 +229,7 @@ show(
 # ### A property and its scale
 #
 # The naive version first: loops, for one column.
+
 
 # %%
 def standardise_loop(values):
@@ -290,10 +301,14 @@ class Numeric:
             )
 
     def _numbers(self, values: Sequence[Any]) -> Float[np.ndarray, "n"]:
-        try:
-            numbers = np.array([np.nan if value is None else value for value in values], float)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"property {self.name!r} holds {error}; expected numbers") from None
+        numbers = np.empty(len(values))
+        for row, value in enumerate(values):
+            try:
+                numbers[row] = np.nan if value is None else float(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"property {self.name!r} holds {value!r}; expected numbers, NaN or None"
+                ) from None
         if np.isinf(numbers).any():
             raise ValueError(f"property {self.name!r} holds an infinity; expected numbers or NaN")
         return numbers
@@ -307,6 +322,7 @@ class Numeric:
                 f"property {self.name!r} holds {lowest:g}; expected more than 0 for log10"
             )
         return np.log10(numbers)
+
 
 # %%
 height = Numeric("height").fitted([1.0, None, 3.0])
@@ -365,12 +381,13 @@ Property = Numeric | Categorical
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, Real) and np.isnan(value))
+    return value is None or (isinstance(value, Real) and bool(np.isnan(value)))
 
 
 def _plain(value: Any) -> Any:
     """NumPy's scalars as Python's own, which JSON can hold."""
     return value.item() if isinstance(value, np.generic) else value
+
 
 # %%
 barrier = Categorical("BBB").fitted(["BBB+", "BBB-", None, "BBB+"])
@@ -468,6 +485,7 @@ def _nearest(name: str, names: list[str]) -> str:
     hint = f"; did you mean {meant[0]!r}?" if meant else ""
     return f"expected {', '.join(map(repr, names)) or 'no property, since none was learned'}{hint}"
 
+
 # %%
 both = PropertySet([Numeric("logP"), Numeric("TPSA")]).fitted([[0.0, 2.0], [10.0, 30.0]])
 both.targets({"logP": 2.0}, 3)
@@ -492,14 +510,18 @@ class MoleculeData(Dataset):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int | Int[Tensor, "B"]) -> tuple[Tensor, Tensor, Tensor]:
         return self.codes.atoms[index], self.codes.bonds[index], self.y[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         return self[torch.tensor(indices)]
 
+
 # %% tags=["check"]
-small = Codes(torch.tensor([[0, 1], [1, -1], [0, 0]], dtype=torch.int8), torch.zeros(3, 2, 2, dtype=torch.int8))
+small = Codes(
+    torch.tensor([[0, 1], [1, -1], [0, 0]], dtype=torch.int8),
+    torch.zeros(3, 2, 2, dtype=torch.int8),
+)
 data = MoleculeData(small, torch.tensor([[0.5], [1.5], [2.5]]))
 atoms, bonds, y = data.__getitems__([2, 0])
 assert len(data) == 3 and y.tolist() == [[2.5], [0.5]], "two molecules, in the order asked"
@@ -510,6 +532,7 @@ assert data[1][2].tolist() == [1.5], "and one molecule by its number"
 # %% tags=["promote"]
 def _whole(batch: Any) -> Any:
     return batch
+
 
 # %% [markdown]
 # ### Hiding all properties at once
@@ -525,6 +548,7 @@ def drop_all(y: Float[Tensor, "B P"], chance: float) -> Float[Tensor, "B P"]:
     """
     dropped = torch.rand(len(y), 1, device=y.device) < chance
     return torch.where(dropped, torch.nan, y)
+
 
 # %% tags=["check"]
 torch.manual_seed(0)
@@ -542,6 +566,7 @@ def draw_sizes(
 ) -> Int[Tensor, "B"]:
     """Numbers of atoms for `count` molecules, as often as `shares` of 0, 1, … N atoms say."""
     return torch.multinomial(shares, count, replacement=True, generator=generator)
+
 
 # %% tags=["check"]
 shares = torch.tensor([0.0, 0.25, 0.75])
@@ -854,6 +879,7 @@ def _property(about: dict[str, Any]) -> Property:
         about["classes"] = tuple(about["classes"])
     return kind(**about)
 
+
 # %% [markdown]
 # ### Does it learn?
 #
@@ -871,9 +897,17 @@ student = MoleculeGenerator(
 )
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    student.fit(smiles, columns, steps=at_scale(cpu=300, gpu=3000), batch=128, learning_rate=2e-3, progress=False)
+    student.fit(
+        smiles,
+        columns,
+        steps=at_scale(cpu=300, gpu=3000),
+        batch=128,
+        learning_rate=2e-3,
+        progress=False,
+    )
 print(said[-1].message)
 print(student.problems)
+
 
 # %% tags=["figure"]
 def draw_loss(records):
@@ -891,7 +925,12 @@ show(draw_loss(student.records), alt="The loss falls fast, then slowly, over the
 # %%
 first_tries = student.generate({"logP": 1.0, "TPSA": 20.0}, 12, guidance=1.0, progress=False)
 show(
-    molecule_grid(first_tries, [f"{v:+.1f}, {a:.0f}" for v, a in zip(logp(first_tries), tpsa(first_tries), strict=True)], columns=6, width=7.4),
+    molecule_grid(
+        first_tries,
+        [f"{v:+.1f}, {a:.0f}" for v, a in zip(logp(first_tries), tpsa(first_tries), strict=True)],
+        columns=6,
+        width=7.4,
+    ),
     alt="Twelve molecules of the small model, asked for logP 1 and TPSA 20, a few of them missing",
 )
 
@@ -932,7 +971,7 @@ def evaluate_generator(
     count: int = 1000,
     *,
     guidance: float = 1.0,
-    training: Sequence[str] = (),
+    training: Sequence[str] | None = None,
     distance: bool = False,
     seed: int = 0,
     steps: int | None = None,
@@ -942,7 +981,7 @@ def evaluate_generator(
 
     table      held-out molecules, with a column `smiles` and one for each numeric property that
                `ORACLES` can compute, in which the targets stand
-    training   SMILES that do not count as novel
+    training   SMILES that do not count as novel; those of the course's QM9 when left out
     distance   also the Fréchet ChemNet distance to the table's molecules, which takes its time
     returns    five shares of valid molecules, uniqueness, novelty, and for each property the mean
                error of what is valid and in one piece without correction, in the property's unit
@@ -965,16 +1004,19 @@ def evaluate_generator(
         "valid and in one piece": found.connected,
         "valid after correction, largest piece": found.corrected_largest,
         "valid after correction, pieces joined": found.corrected_connect,
-        "unique": uniqueness(kept),
-        "novel": novelty(kept, training),
     }
-    if distance:
+    if kept:
+        results["unique"] = uniqueness(kept)
+        results["novel"] = novelty(
+            kept, qm9_table("train")["smiles"] if training is None else training
+        )
+    if kept and distance:
         results["ChemNet distance"] = chemnet_distance(kept, list(table["smiles"]))
     for name, oracle in oracles.items():
-        asked = [value for value, text in zip(targets[name], whole, strict=True) if text]
-        error = np.mean(np.abs(np.array(asked) - np.array(oracle(kept)))) if kept else np.nan
-        results[f"error of {name}"] = float(error)
+        reached = oracle(whole) if kept else [None] * count
+        results[f"error of {name}"] = property_error(targets[name], reached).value
     return results
+
 
 # %%
 held_out = qm9_table("held_out")
@@ -1079,9 +1121,12 @@ def load_generator(path: str | Path = "qm9") -> MoleculeGenerator:
         path = data_path("checkpoints", "graph_dit_qm9.safetensors")
     return MoleculeGenerator.load(path)
 
+
 # %%
 for name, recipe in RECIPES.items():
-    print(f"{name:6} {recipe.data:7} {recipe.steps:6,} steps of {recipe.batch} molecules, {recipe.sizes}")
+    print(
+        f"{name:6} {recipe.data:7} {recipe.steps:6,} steps of {recipe.batch} molecules, {recipe.sizes}"
+    )
 
 # %% [markdown]
 # ## On real input
@@ -1104,6 +1149,7 @@ reached = {
     guidance: maker.generate(targets, guidance=guidance, steps=50, seed=1, progress=False)
     for guidance in (0.0, 1.0, 2.0)
 }
+
 
 # %% tags=["figure"]
 def draw_control():
@@ -1226,7 +1272,9 @@ from fourfold.graph_dit.denoiser import ClusterEncoder
 torch.manual_seed(0)
 encoder = ClusterEncoder(1, 64)
 ladder = torch.logspace(-4, 4, 9)[:, None]
-scaled = torch.tensor(Numeric("gas", log10=True).fitted(ladder[:, 0].tolist()).encode(ladder[:, 0].tolist())).float()[:, None]
+scaled = torch.tensor(
+    Numeric("gas", log10=True).fitted(ladder[:, 0].tolist()).encode(ladder[:, 0].tolist())
+).float()[:, None]
 with torch.no_grad():
     for name, values in (("raw", ladder), ("log10, standardised", scaled)):
         largest = encoder.assign(values).softmax(-1).amax(-1)

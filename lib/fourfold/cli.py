@@ -974,7 +974,8 @@ def generate(
             )
     except ValueError as error:
         name = str(error).split()[0]
-        option = {"targets": "--target", "atoms": "--atoms", "steps": "--steps"}.get(name, name)
+        options = {"atoms": "--atoms", "steps": "--steps", "targets": "--target"}
+        option = options.get(name, "--target")
         raise CourseError(f"{option}: {error}") from None
     for warning in said:
         if issubclass(warning.category, UserWarning):

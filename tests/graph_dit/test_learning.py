@@ -315,6 +315,8 @@ def test_only_properties_that_can_be_computed_are_evaluated():
 def test_the_course_s_training_writes_weights_that_load(tmp_path, monkeypatch):
     small = RECIPES["short"]._replace(sizes=SMALL, batch=16)
     monkeypatch.setitem(RECIPES, "short", small)
+    few = {split: qm9_table(split).head(60) for split in ("train", "held_out")}
+    monkeypatch.setattr("fourfold.graph_dit.learning.qm9_table", few.get)
     done = train_course(tmp_path, steps=2, samples=4)
     assert (done.done, done.steps) == (2, 2)
     again = load_generator(done.weights)
@@ -351,8 +353,9 @@ def test_the_course_s_weights_listen(course_s):
 
 def test_the_course_s_weights_know_the_data_they_learned(course_s):
     table = qm9_table()
-    _, rows, problems = encode_smiles(table["smiles"], course_s.vocabulary)
-    assert not problems and len(rows) == len(table)
+    some = table["smiles"][::20]
+    _, rows, problems = encode_smiles(some, course_s.vocabulary)
+    assert not problems and len(rows) == len(some)
     logp_, tpsa_ = course_s.properties.properties
     assert logp_.mean == pytest.approx(table["logP"].mean(), abs=0.03)
     assert tpsa_.mean == pytest.approx(table["TPSA"].mean(), abs=0.6)
