@@ -582,7 +582,7 @@ assert abs((drawn == 2).float().mean() - 0.75) < 0.015, "3 standard errors of 8,
 
 # %% tags=["promote"]
 class MoleculeGenerator:
-    """Graph DiT with the face of scikit-learn: fit on molecules and properties, generate for targets.
+    """Graph DiT with the face of scikit-learn: `fit` on molecules, `generate` for targets.
 
     properties       of `Numeric` and `Categorical`; none for a generator without conditions
     width, depth, heads  of the Transformer
@@ -649,8 +649,9 @@ class MoleculeGenerator:
 
         smiles   the molecules; those that cannot be used are in `problems`, with their rows
         table    a column for each property, as long as `smiles`; NaN or None where not known
-        steps, batch, learning_rate, minutes, folder, save_every   see `fourfold.kit.training.train`;
-            with a folder, the same call goes on where the last one stopped
+        steps, batch, learning_rate, minutes, folder, save_every
+                 see `fourfold.kit.training.train`; with a folder, the same call goes on where the
+                 last one stopped
 
         Raises ValueError for a table that lacks a property or has another length, for a property
         without two values, and where no molecule can be used.
@@ -757,7 +758,7 @@ class MoleculeGenerator:
     def save(
         self, path: str | Path, card: ModelCard | None = None, *, float16: bool = False
     ) -> str:
-        """Write weights, vocabulary, properties and statistics to one safetensors file, and its card.
+        """Write all that `load` needs to one safetensors file, and its card beside it.
 
         Returns the file's sha256. Raises RuntimeError before `fit`.
         """

@@ -5,6 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.graph_dit.graphs import Codes, encode_smiles
 from fourfold.graph_dit.learning import (
     RECIPES,
     Categorical,
@@ -18,10 +22,6 @@ from fourfold.graph_dit.learning import (
     load_generator,
     train_course,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from fourfold.graph_dit.graphs import Codes, encode_smiles
 from fourfold.kit.checkpoints import read_card
 from fourfold.kit.molecules import qm9_table
 
