@@ -66,7 +66,7 @@ from fourfold.graph_dit.graphs import (
     one_hot,
     to_codes,
 )
-from fourfold.graph_dit.learning import load_generator
+from fourfold.graph_dit.learning import Numeric, load_generator
 from fourfold.graph_dit.metrics import (
     chemnet_distance,
     logp,
