@@ -104,13 +104,14 @@ made[:3]
 # %% tags=["figure"]
 def draw_asked(made):
     """Molecules with what was asked of each, and what it has."""
-    reached = list(zip(logp(made), tpsa(made), strict=True))
+    targets = zip(asked["logP"], asked["TPSA"], strict=True)
     legends = [
-        f"asked c: {asked['logP'][k]:+.0f}, {asked['TPSA'][k]:.0f} Å²"
-        + ("\nnone" if made[k] is None else f"\nreached ĉ: {one:+.1f}, {two:.0f} Å²")
-        for k, (one, two) in enumerate(reached)
+        f"{c_1:+.0f}, {c_2:.0f} → {one:+.1f}, {two:.0f}" if text else "no molecule"
+        for (c_1, c_2), one, two, text in zip(targets, logp(made), tpsa(made), made, strict=True)
     ]
-    return molecule_grid(made, legends, columns=6, width=7.4)
+    figure = molecule_grid(made, legends, columns=6, width=7.4)
+    figure.suptitle("asked c → reached ĉ (logP, TPSA in Å²)", size=9)
+    return figure
 
 
 show(
@@ -643,6 +644,7 @@ class MoleculeGenerator:
         minutes: float | None = None,
         folder: str | Path | None = None,
         save_every: int = 500,
+        start: str | Path | None = None,
         progress: bool = True,
     ) -> "MoleculeGenerator":
         """Learn molecules and how they depend on their properties.
@@ -652,6 +654,7 @@ class MoleculeGenerator:
         steps, batch, learning_rate, minutes, folder, save_every
                  see `fourfold.kit.training.train`; with a folder, the same call goes on where the
                  last one stopped
+        start    begin with the weights of a saved generator of the same sizes
 
         Raises ValueError for a table that lacks a property or has another length, for a property
         without two values, and where no molecule can be used.
@@ -663,6 +666,8 @@ class MoleculeGenerator:
         self.properties = self.properties.fitted(columns)
         y = self.properties.encode(columns, len(rows))
         self._build()
+        if start is not None:
+            load_checkpoint(start, self.model)
         data = MoleculeData(codes, y)
         loader = DataLoader(
             data, min(batch, len(data)), shuffle=True, drop_last=True, collate_fn=_whole
@@ -925,10 +930,11 @@ show(draw_loss(student.records), alt="The loss falls fast, then slowly, over the
 
 # %%
 first_tries = student.generate({"logP": 1.0, "TPSA": 20.0}, 12, guidance=1.0, progress=False)
+found = zip(first_tries, logp(first_tries), tpsa(first_tries), strict=True)
 show(
     molecule_grid(
         first_tries,
-        [f"{v:+.1f}, {a:.0f}" for v, a in zip(logp(first_tries), tpsa(first_tries), strict=True)],
+        [f"{v:+.1f}, {a:.0f}" if text else "" for text, v, a in found],
         columns=6,
         width=7.4,
     ),
@@ -1040,34 +1046,24 @@ chance
 class Recipe(NamedTuple):
     """How the course trains a generator on QM9.
 
-    data      "subset", the 16,032 molecules that come with the course, or "all" of QM9
-    sizes     arguments of `MoleculeGenerator`
-    steps, batch, learning_rate   of the training
+    data           "subset", the 16,032 molecules that come with the course, or "all" of QM9
+    steps          of the training
+    learning_rate  its largest value
     """
 
     data: str
-    sizes: dict[str, Any]
     steps: int
-    batch: int
     learning_rate: float
 
 
 RECIPES = {
-    "short": Recipe(
-        "subset",
-        {"width": 160, "depth": 5, "heads": 5, "steps_of_noise": 200, "bfloat16": True},
-        4500,
-        128,
-        1e-3,
-    ),
-    "long": Recipe(
-        "all",
-        {"width": 160, "depth": 5, "heads": 5, "steps_of_noise": 200, "bfloat16": True},
-        24000,
-        128,
-        1e-3,
-    ),
+    "short": Recipe("subset", 4_500, 1e-3),
+    "long": Recipe("all", 24_000, 1e-3),
+    "polish": Recipe("all", 8_000, 6e-4),
 }
+
+
+COURSE_SIZES = {"width": 160, "depth": 5, "heads": 5, "steps_of_noise": 200, "bfloat16": True}
 
 
 def train_course(
@@ -1077,13 +1073,15 @@ def train_course(
     steps: int | None = None,
     seed: int = 0,
     recipe: str = "short",
+    start: str | Path | None = None,
     samples: int = 256,
 ) -> Trained:
     """Train a generator on QM9 for logP and TPSA; the same call goes on where the last one stopped.
 
-    The recipe "short" takes about ten minutes on two cores and the molecules of the course; "long"
-    takes hours and all of QM9 but the held-out molecules, from the package qm9pack. `steps` takes
-    the place of the recipe's. Weights and a card go to `folder`.
+    The recipe "short" takes about ten minutes and the molecules of the course; "long" takes an
+    hour or more and all of QM9 but the held-out molecules, from the package qm9pack; "polish" is
+    half an hour more, from the weights at `start`. `steps` takes the place of the recipe's.
+    Weights and a card go to `folder`.
     Raises ValueError for a recipe that there is not.
     """
     if recipe not in RECIPES:
@@ -1092,19 +1090,20 @@ def train_course(
     steps = plan.steps if steps is None else whole_number("steps", steps, least=1)
     held_out = qm9_table("held_out")
     table = qm9_table("train") if plan.data == "subset" else all_qm9(set(held_out["smiles"]))
-    maker = MoleculeGenerator([Numeric("logP"), Numeric("TPSA")], seed=seed, **plan.sizes)
+    maker = MoleculeGenerator([Numeric("logP"), Numeric("TPSA")], seed=seed, **COURSE_SIZES)
     maker.fit(
         list(table["smiles"]),
         table,
         steps=steps,
-        batch=plan.batch,
         learning_rate=plan.learning_rate,
         minutes=minutes,
         folder=folder,
+        start=start,
     )
     metrics = evaluate_generator(maker, held_out, samples, seed=seed)
     card = ModelCard(
-        command=f"fourfold train graph_dit --recipe {recipe} --steps {steps} --seed {seed}",
+        command=f"fourfold train graph_dit --recipe {recipe} --steps {steps} --seed {seed}"
+        + (f" --start {Path(start).name}" if start else ""),
         seed=seed,
         hardware=hardware(),
         hours=round(maker.records[-1].seconds / 3600, 2),
@@ -1126,7 +1125,7 @@ def load_generator(path: str | Path = "qm9") -> MoleculeGenerator:
 # %%
 for name, recipe in RECIPES.items():
     print(
-        f"{name:6} {recipe.data:7} {recipe.steps:6,} steps of {recipe.batch} molecules, {recipe.sizes}"
+        f"{name:6} {recipe.data:7} {recipe.steps:6,} steps, learning rate up to {recipe.learning_rate:g}"
     )
 
 # %% [markdown]

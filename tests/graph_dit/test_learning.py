@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fourfold.graph_dit.graphs import Codes, encode_smiles
 from fourfold.graph_dit.learning import (
-    RECIPES,
     Categorical,
     MoleculeData,
     MoleculeGenerator,
@@ -248,6 +247,18 @@ def test_a_generator_with_classes_comes_back(tmp_path):
     assert len(again.generate({"ring": "yes"}, 2, progress=False)) == 2
 
 
+def test_a_training_can_begin_with_saved_weights(maker, tmp_path):
+    start = _saved(maker, tmp_path)
+    again = MoleculeGenerator([Numeric("logP")], **SMALL)
+    options = {"batch": 4, "progress": False, "start": start}
+    again.fit(SMILES, {"logP": LOGP}, steps=1, learning_rate=1e-12, **options)
+    for one, other in zip(maker.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)  # one step of 1e-12 moves nothing
+    wider = MoleculeGenerator([Numeric("logP")], **{**SMALL, "width": 32})
+    with pytest.raises(ValueError, match="does not fit the model"):
+        wider.fit(SMILES, {"logP": LOGP}, steps=1, **options)
+
+
 def test_a_file_that_is_no_generator_is_refused(maker, tmp_path):
     from fourfold.kit.checkpoints import save_checkpoint, save_tensors
 
@@ -313,8 +324,7 @@ def test_only_properties_that_can_be_computed_are_evaluated():
 
 
 def test_the_course_s_training_writes_weights_that_load(tmp_path, monkeypatch):
-    small = RECIPES["short"]._replace(sizes=SMALL, batch=16)
-    monkeypatch.setitem(RECIPES, "short", small)
+    monkeypatch.setattr("fourfold.graph_dit.learning.COURSE_SIZES", SMALL)
     few = {split: qm9_table(split).head(60) for split in ("train", "held_out")}
     monkeypatch.setattr("fourfold.graph_dit.learning.qm9_table", few.get)
     done = train_course(tmp_path, steps=2, samples=4)
@@ -323,7 +333,7 @@ def test_the_course_s_training_writes_weights_that_load(tmp_path, monkeypatch):
     assert again.properties.names == ["logP", "TPSA"]
     card = json.loads(done.weights.with_suffix(".json").read_text())
     assert card["command"] == "fourfold train graph_dit --recipe short --steps 2 --seed 0"
-    with pytest.raises(ValueError, match="recipe is 'big'; expected one of short, long"):
+    with pytest.raises(ValueError, match="recipe is 'big'; expected one of short, long, polish"):
         train_course(tmp_path, recipe="big")
 
 
