@@ -301,8 +301,8 @@ def _group(item: Import) -> int:
 def _isort_key(name: str) -> tuple[int, str]:
     """Constants, then classes, then functions: the order that ruff's import sorter keeps."""
     if name.isupper() and len(name) > 1:
-        return 0, name.lower()
-    return (1 if name[:1].isupper() else 2), name.lower()
+        return 0, name
+    return (1 if name[:1].isupper() else 2), name
 
 
 def _from_statement(module: str, items: Sequence[Import]) -> str:
