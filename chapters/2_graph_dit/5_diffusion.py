@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fourfold.graph_dit.denoiser import GraphDiT
-from fourfold.graph_dit.diffusion import diffusion_loss, sample
+from fourfold.graph_dit.diffusion import diffusion_loss, draw_graph, sample
 from fourfold.graph_dit.graphs import (
     BONDS,
     Codes,
@@ -74,7 +74,6 @@ from fourfold.kit.notebook import progress_bar, shows_error
 from fourfold.kit.scale import at_scale, device
 from fourfold.kit.training import train
 
-# %%
 ATOMS = 6
 
 
@@ -91,17 +90,22 @@ def small_molecules(split):
     return texts, codes, torch.tensor([[float(has_ring(text))] for text in texts])
 
 
+# %%
 vocabulary = Vocabulary(("C", "N", "O", "F"), ATOMS, kekulize=True)
 smiles, codes, y = small_molecules("train")
 y, clean = y.to(device()), one_hot(codes, vocabulary).to(device())
 noise = GraphNoise(graph_statistics(codes, vocabulary), steps=50, kind="independent")
 print(f"{len(smiles)} molecules of {vocabulary.atoms}; {y.mean():.0%} have a ring")
 
-# %%
-torch.manual_seed(0)
-sizes_of_model = {"width": 64, "depth": 3, "heads": 4, "condition_noise": 0.0}
-sizes_of_model["conditions"] = [("categorical", 2)]
-model = GraphDiT(len(vocabulary.atoms), ATOMS, drop_condition=0.1, **sizes_of_model)
+
+def new_model(drop_condition):
+    torch.manual_seed(0)
+    sizes = {"width": 64, "depth": 3, "heads": 4, "condition_noise": 0.0}
+    conditions = [("categorical", 2)]
+    return GraphDiT(4, ATOMS, conditions, drop_condition=drop_condition, **sizes)
+
+
+model = new_model(drop_condition=0.1)
 batches = DataLoader(TensorDataset(*clean, y), batch_size=32, shuffle=True, drop_last=True)
 
 
@@ -126,16 +130,6 @@ print(
 # %%
 def seeded(seed):
     return torch.Generator(device()).manual_seed(seed)
-
-
-def generate(count, guidance, seed=0, model=model, noise=noise, targets=None, **options):
-    """Molecules of the sizes and properties of the data: their SMILES or None, and the targets."""
-    generator = seeded(seed)
-    sizes = torch.multinomial(noise.statistics.sizes.to(device()), count, True, generator=generator)
-    if targets is None:
-        targets = y[torch.randint(len(y), (count,), generator=generator, device=device())]
-    graph = sample(model, noise, sizes, targets, guidance=guidance, generator=generator, **options)
-    return smiles_of(graph), targets
 
 
 def smiles_of(graph):
@@ -185,8 +179,6 @@ def draw_graph_at(axes, graph, index, where):
 
 
 # %% tags=["figure"]
-from fourfold.graph_dit.diffusion import draw_graph
-
 whole_rows = (clean.mask.sum(1) == ATOMS).nonzero()[:, 0].tolist()
 real = next(i for i in whole_rows if {"N", "=", "O"} <= set(smiles[i]))
 one = Graphs(*(part[real : real + 1] for part in clean))
@@ -235,7 +227,7 @@ show(
 #
 # $$ \text{loss} = -\frac{1}{n} \sum_i \log \hat p(x_i) \;-\; \frac{w_E}{n (n - 1)} \sum_{i \ne j} \log \hat p(e_{ij}), \qquad \hat p = \hat p(\,\cdot \mid G_t, t, y) \tag{2} $$
 #
-# **One step back.** The posterior of lesson 3 says where a graph was at time $r < t$ if it is $G_t$ now and began as a certain clean graph. The network knows the clean graph only with probabilities, so the posteriors of all possibilities are added up with these as weights, for every atom and bond on its own:
+# **One step back.** The posterior of lesson 3 says where a graph was at time $r < t$ if it is $G_t$ now and began as a certain clean graph. The network knows the clean graph only with probabilities, so the posteriors of all possibilities are added up with these as weights, for every atom and bond on its own. The result is $p_\theta$, the model's step:
 #
 # $$ p_\theta(G_r \mid G_t, y) = \sum_{x} \hat p(x)\; q(G_r \mid G_t, x) \tag{3} $$
 #
@@ -382,6 +374,7 @@ def loss_loop(scores, graph, w_E=10.0):
     return sum(atoms) / len(atoms) + w_E * sum(bonds) / len(bonds)
 
 
+# %%
 few = Graphs(*(part[:5].cpu() for part in clean))
 nothing = torch.zeros_like(few.X), torch.zeros_like(few.E)
 print(loss_loop(nothing, few).item(), "=", math.log(4) + 10 * math.log(5))
@@ -1082,6 +1075,16 @@ show(
 
 
 # %%
+def generate(count, guidance, seed=0, model=model, noise=noise, targets=None, **options):
+    """Molecules of the sizes and properties of the data: their SMILES or None, and the targets."""
+    generator = seeded(seed)
+    sizes = torch.multinomial(noise.statistics.sizes.to(device()), count, True, generator=generator)
+    if targets is None:
+        targets = y[torch.randint(len(y), (count,), generator=generator, device=device())]
+    graph = sample(model, noise, sizes, targets, guidance=guidance, generator=generator, **options)
+    return smiles_of(graph), targets
+
+
 def judged(texts, targets):
     """Shares: valid, valid in one piece, and of these, with the property that was asked for."""
     wanted = targets[:, 0].cpu().tolist()
@@ -1271,8 +1274,7 @@ class Clock(nn.Module):
         return self.network(X, E, mask, time * self.factor, y)
 
 
-torch.manual_seed(0)
-hurried = GraphDiT(len(vocabulary.atoms), ATOMS, drop_condition=0.0, **sizes_of_model)
+hurried = new_model(drop_condition=0.0)
 unasked = hurried.condition.encoders[0].table.weight[-1].detach().clone()
 train(Clock(hurried, noise.steps), one_batch, batches, steps=at_scale(cpu=200, gpu=3000), **how)
 for name, clock in (("t = 0 … T, as in training", Clock(hurried, noise.steps)), ("t / T", hurried)):

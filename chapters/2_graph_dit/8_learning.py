@@ -37,7 +37,7 @@
 #
 # ### Asked and reached
 #
-# The generator that comes with the course has learned from QM9, all small molecules that chemists find plausible with up to nine atoms of carbon, nitrogen, oxygen and fluorine. Two properties are its conditions. **logP** says how much more a molecule likes fat than water, as a power of ten; **TPSA** is the area, in Å², of its surface that belongs to polar atoms.
+# The generator that comes with the course has learned from QM9, some 131,000 small molecules with up to nine atoms of carbon, nitrogen, oxygen and fluorine, which a program enumerated by the rules of valence. Two properties are its conditions. **logP** says how much more a molecule likes fat than water, as a power of ten; **TPSA** is the area, in Å², of its surface that belongs to polar atoms.
 
 # %%
 import difflib
@@ -1242,7 +1242,7 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# At this size and budget the independent noise, in our runs; lesson 3 says why, and one run is no proof: the spread between seeds is as large as many differences.
+# Lesson 3 gives the reason to expect the independent noise ahead at so small a budget: the paper's has replaced half of a graph of nine atoms after a fifth of the steps. One run is no proof, since the spread between seeds is as large as many differences: train each with three seeds before you say more.
 #
 # </details>
 
