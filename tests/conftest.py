@@ -13,6 +13,7 @@ hypothesis.settings.register_profile("course", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("course")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
     """What stays in one process: the cells of a notebook, the tests of a file, of a lesson."""
     for item in items:

@@ -92,35 +92,35 @@ SIGNS = {"none": "", "single": "1", "double": "2", "triple": "3", "aromatic": "a
 
 def paint_atoms(axes, graphs, symbols, b=0):
     """X of graph b: a row for each atom, its square in the colour of its type."""
-    N, n = graphs.mask.shape[1], int(graphs.mask[b].sum())
-    picture = np.ones((N, len(symbols), 3))
+    rows, n = graphs.mask.shape[1], int(graphs.mask[b].sum())
+    picture = np.ones((rows, len(symbols), 3))
     for i, a in graphs.X[b].nonzero().tolist():
         picture[i, a] = to_rgb(ATOM_COLOURS.get(symbols[a], "#888888"))
     axes.imshow(picture)
     names = [symbols[a] for a in graphs.X[b, :n].argmax(dim=-1).tolist()]
     axes.set_xticks(range(len(symbols)), symbols)
-    axes.set_yticks(range(N), [f"{i} {name}" for i, name in enumerate(names)] + ["–"] * (N - n))
-    draw_squares(axes, N, len(symbols))
-    hatch(axes, -0.5, n - 0.5, len(symbols), N - n)
+    axes.set_yticks(range(rows), [f"{i} {name}" for i, name in enumerate(names)] + ["–"] * (rows - n))
+    draw_squares(axes, rows, len(symbols))
+    hatch(axes, -0.5, n - 0.5, len(symbols), rows - n)
 
 
 def paint_bonds(axes, graphs, b=0, labels=None):
     """E of graph b: a square for each pair, in the colour of its bond; white is the zero vector."""
     there = graphs.mask[b].tolist()
-    N = len(there)
-    picture = np.ones((N, N, 3))
+    rows = len(there)
+    picture = np.ones((rows, rows, 3))
     for i, j, kind in graphs.E[b].nonzero().tolist():
         picture[i, j] = to_rgb(BOND_COLOURS[BONDS[kind]])
         style = {"ha": "center", "va": "center", "color": "white", "size": 7}
         axes.text(j, i, SIGNS[BONDS[kind]], **style)
     axes.imshow(picture)
-    axes.set_xticks(range(N) if labels else [], labels)
-    axes.set_yticks(range(N) if labels else [], labels)
-    draw_squares(axes, N, N)
-    for i in range(N):
+    axes.set_xticks(range(rows) if labels else [], labels)
+    axes.set_yticks(range(rows) if labels else [], labels)
+    draw_squares(axes, rows, rows)
+    for i in range(rows):
         if not there[i]:
-            hatch(axes, i - 0.5, -0.5, 1, N)
-            hatch(axes, -0.5, i - 0.5, N, 1)
+            hatch(axes, i - 0.5, -0.5, 1, rows)
+            hatch(axes, -0.5, i - 0.5, rows, 1)
 
 
 def draw_squares(axes, height, width):

@@ -214,9 +214,9 @@ def draw_repairs():
         axes[0, column].set_title(f"atom a_i = {graph[0][i]}\nv_i = {v:g} > V_i = {limit}")
         after = axes[0, column + 1]
         draw_atoms(after, (graph[0], result.bonds), places_of(graph), graph[1], charges=charges)
-        d = edit_distance(graph[1], result.bonds)
+        edits = edit_distance(graph[1], result.bonds)
         title = "charge rule\nc_i = +1" if charges[i] else "valency correction\nbond e_ij lower"
-        after.set_title(f"{title}, d = {d}")
+        after.set_title(f"{title}, d = {edits}")
     graph, result = graphs[split], graph_to_molecule(*graphs[split])
     hydrogens = [atom.GetTotalNumHs() for atom in build_filled(graph).GetAtoms()]
     pieces = Chem.GetMolFrags(build_molecule(*graph))
@@ -226,11 +226,11 @@ def draw_repairs():
     axes[1, 0].set_title(f"a graph in pieces\nk = {len(pieces)}")
     draw_atoms(axes[1, 1], (graph[0], result.bonds), places_of(graph), graph[1], marks=set(joined))
     two = " and ".join(str(hydrogens[i]) for i in sorted(set(joined)))
-    d = edit_distance(graph[1], result.bonds)
-    axes[1, 1].set_title(f"connected: h_i = {two}\nd = {d}")
+    edits = edit_distance(graph[1], result.bonds)
+    axes[1, 1].set_title(f"connected: h_i = {two}\nd = {edits}")
     draw_atoms(axes[1, 2], graph, places_of(graph), kept=largest)
-    d = edit_distance(graph[1], graph[1], kept=largest)
-    axes[1, 2].set_title(f"largest component\nd = {d}")
+    edits = edit_distance(graph[1], graph[1], kept=largest)
+    axes[1, 2].set_title(f"largest component\nd = {edits}")
     axes[1, 3].plot(0.07, 0.8, "o", ms=9, mfc="white", mec=COLOURS["query"], mew=2.5)
     axes[1, 3].text(0.22, 0.8, "atom in question", va="center", size=8)
     for ink, text, y in (
@@ -1019,8 +1019,8 @@ def draw_four():
             charges = [atom.GetFormalCharge() for atom in result.molecule.GetAtoms()]
             now = (graph[0], result.bonds)
             draw_atoms(axes[row, column], now, spots, graph[1], kept=keep, charges=charges)
-            d = edit_distance(graph[1], result.bonds, keep)
-            axes[row, column].set_title(f"{('connected', 'largest')[row - 1]}: d = {d}")
+            edits = edit_distance(graph[1], result.bonds, keep)
+            axes[row, column].set_title(f"{('connected', 'largest')[row - 1]}: d = {edits}")
     return figure
 
 

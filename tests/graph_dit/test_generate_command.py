@@ -1,11 +1,11 @@
 import pandas as pd
 import pytest
-from fourfold.graph_dit.learning import Categorical, MoleculeGenerator, Numeric
 from PIL import Image
 from typer.testing import CliRunner
 
 from fourfold.cli import app
 from fourfold.course.errors import CourseError
+from fourfold.graph_dit.learning import Categorical, MoleculeGenerator, Numeric
 
 FAST = ["--steps", "5"]
 

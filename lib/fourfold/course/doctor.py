@@ -48,8 +48,12 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """The packages that the installed course asks for, its development tools included."""
-    for requirement in sorted(importlib.metadata.requires("fourfold") or []):
+    """The packages that the installed course asks for, its development tools included.
+
+    All of QM9, the extra `qm9`, is for long trainings alone.
+    """
+    asked = importlib.metadata.requires("fourfold") or []
+    for requirement in sorted(each for each in asked if 'extra == "qm9"' not in each):
         name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", requirement).groups()
         fix = f"pip install -c constraints.txt {name}"
         try:
