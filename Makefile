@@ -37,7 +37,7 @@ PACKAGE := $(shell echo '$(CHAPTER)' | sed 's|/.*||; s|^[0-9]*_||')
 PLACES  := $(if $(CHAPTER),$(wildcard chapters/$(CHAPTER) chapters/$(CHAPTER).ipynb lib/fourfold/$(PACKAGE) tests/$(PACKAGE)) tests/course/test_lessons.py)
 test: $(READY)
 	$(if $(and $(CHAPTER),$(if $(wildcard chapters/$(CHAPTER) chapters/$(CHAPTER).ipynb),,x)),$(error CHAPTER: there is no chapters/$(CHAPTER)))
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PLACES)
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PLACES)
 
 check: $(READY)
 	$(BIN)/fourfold build --check

@@ -13,15 +13,6 @@ hypothesis.settings.register_profile("course", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("course")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """What stays in one process: the cells of a notebook, the tests of a file, of a lesson."""
-    for item in items:
-        lesson = getattr(item, "callspec", None) and item.callspec.params.get("lesson")
-        together = getattr(lesson, "key", None) or item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(together))
-
-
 @pytest.fixture
 def without_shape_checks():
     """Switch the shape checks off, so that a test sees the library's own error sentence."""
