@@ -99,7 +99,9 @@ def paint_atoms(axes, graphs, symbols, b=0):
     axes.imshow(picture)
     names = [symbols[a] for a in graphs.X[b, :n].argmax(dim=-1).tolist()]
     axes.set_xticks(range(len(symbols)), symbols)
-    axes.set_yticks(range(rows), [f"{i} {name}" for i, name in enumerate(names)] + ["–"] * (rows - n))
+    axes.set_yticks(
+        range(rows), [f"{i} {name}" for i, name in enumerate(names)] + ["–"] * (rows - n)
+    )
     draw_squares(axes, rows, len(symbols))
     hatch(axes, -0.5, n - 0.5, len(symbols), rows - n)
 
