@@ -1223,7 +1223,7 @@ with shows_error(ValueError):
 #
 # | idea of the notes | lesson |
 # | --- | --- |
-# | several properties at once as conditions (多条件); why one condition is not enough | this one; lesson 9 repeats the study with trained models |
+# | several properties at once as conditions (多条件); why one condition is not enough | this one; [lesson 9](9_experiments.ipynb) repeats the study with trained models |
 # | graph tokens $X_G$ | [2 Graphs](2_graphs.ipynb) |
 # | graph-dependent noise, transition matrices (转移矩阵), occurring together (共同出现概率) | [3 Noise](3_noise.ipynb) |
 # | condition encoder (条件编码器), clusters, one-hot, sines for the time | [4 Denoiser](4_denoiser.ipynb) |
@@ -1232,6 +1232,6 @@ with shows_error(ValueError):
 # | graph → molecule: LCC or connecting | [6 Molecules](6_molecules.ipynb) |
 # | nine measures | [7 Metrics](7_metrics.ipynb) |
 # | 6:2:2, training | [8 Learning](8_learning.ipynb) |
-# | RQ1 to RQ3, ring chart, limitations | the paper's are under *On real input* above; ours are in lesson 9 |
+# | RQ1 to RQ3, ring chart, limitations | the paper's are under *On real input* above; ours are in [lesson 9](9_experiments.ipynb) |
 #
 # Next: [2 Graphs](2_graphs.ipynb) writes a molecule as rows of numbers, and reads it back.

@@ -184,16 +184,16 @@ show(
 # %% tags=["figure"]
 def draw_token(i=2):
     token = graph_tokens(graphs)[0, i]
-    A, K, N = len(vocabulary.atoms), len(BONDS), vocabulary.max_atoms
+    types, most = len(vocabulary.atoms), vocabulary.max_atoms
     figure, axes = canvas(1, 1, 7.4, 1.35)
     for f, value in enumerate(token.tolist()):
-        kind = BONDS[(f - A) % K]
-        ink = ATOM_COLOURS[vocabulary.atoms[f]] if f < A else BOND_COLOURS[kind]
+        kind = BONDS[(f - types) % len(BONDS)]
+        ink = ATOM_COLOURS[vocabulary.atoms[f]] if f < types else BOND_COLOURS[kind]
         ink = "#b5b5b5" if ink == BOND_COLOURS["none"] else ink
         style = {"fc": ink if value else "white", "ec": "#cccccc", "lw": 0.5}
         axes.add_patch(Rectangle((f, 0), 1, 1, **style))
-    ends = [0, *range(A, len(token) + 1, K)]
-    kinds = ["itself" if j == i else "" if graphs.mask[0, j] else "padding" for j in range(N)]
+    ends = [0, *range(types, len(token) + 1, len(BONDS))]
+    kinds = ["itself" if j == i else "" if graphs.mask[0, j] else "padding" for j in range(most)]
     names = ["X row\n", *(f"to {j}\n{kind}" for j, kind in enumerate(kinds))]
     for name, left, right in zip(names, ends, ends[1:], strict=False):
         axes.text((left + right) / 2, 1.15, name, ha="center", va="bottom", size=8)

@@ -247,3 +247,7 @@ def test_a_helper_named_like_a_builtin_is_used():
 
 def test_annotations_are_the_cells_own():
     assert run_program(["def f(x: 1 + 1): ...", "assert f.__annotations__['x'] == 2"]) is None
+
+
+def test_a_lesson_without_code_has_no_exercises():
+    assert exercises(lesson("# %% [markdown]\n# # A title\n")) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import linecache
 import re
@@ -47,7 +48,7 @@ def exercises(lesson: Lesson) -> list[Exercise]:
     """
     code = lesson.code
     found = []
-    for cell, following in zip(code, [*code[1:], None], strict=True):
+    for cell, following in itertools.zip_longest(code, code[1:]):
         if "exercise" in cell.tags:
             if "promote" not in cell.tags:
                 raise lesson.error(cell, "an `exercise` must be tagged `promote` too")
