@@ -63,7 +63,7 @@ def imported_packages(paths):
                 modules.add(node.module.split(".")[0])
     known = packages_distributions()
     own = {"fourfold", "official", "official_cotracker", "official_graph_dit", "plain_cotracker"}
-    own |= {"plain_graph_dit", "small_house"}
+    own |= {"official_edm", "plain_edm", "plain_graph_dit", "small_house"}
     outside = modules - sys.stdlib_module_names - own - OPTIONAL
     return {canonicalize_name(known[module][0]) for module in outside}
 

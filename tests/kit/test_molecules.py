@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from rdkit import Chem, rdBase
 from rdkit.Chem import Crippen, rdMolDescriptors
 
+from fourfold.graph_dit.graphs import parse_smiles
 from fourfold.kit.canvas import canvas
 from fourfold.kit.molecules import (
     ATOM_COLOURS,
@@ -16,6 +17,7 @@ from fourfold.kit.molecules import (
     draw_molecule,
     molecule_grid,
     nci_smiles,
+    qm9_coordinates,
     qm9_table,
 )
 
@@ -146,3 +148,23 @@ def test_colours_differ_in_lightness_too():
         grey = sorted(np.dot(to_rgb(ink), (0.3, 0.59, 0.11)) for ink in colours.values())
         assert len(set(colours.values())) == len(colours)
         assert min(np.diff(grey)) > 0.05
+
+
+def test_coordinates_stand_beside_their_molecules():
+    x, smiles = qm9_coordinates("held_out"), qm9_table("held_out").smiles
+    made = ~np.isnan(x).any(axis=(1, 2))
+    assert x.shape == (len(smiles), 9, 3) and 0.95 < made.mean() < 1
+    for row in np.flatnonzero(made)[::200]:
+        molecule = parse_smiles(smiles[row])
+        n = molecule.GetNumAtoms()
+        assert (x[row, n:] == 0).all()
+        # Rounded to 0.001 Å on the way to the file, so a mean may be off by half of that.
+        assert np.abs(x[row].sum(axis=0)).max() < 0.0005 * n + 1e-6
+        for bond in molecule.GetBonds():
+            ends = x[row, [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
+            assert 1.1 < np.linalg.norm(ends[0] - ends[1]) < 1.7  # Å, bonds of C, N, O and F
+
+
+def test_coordinates_of_another_split_are_refused():
+    with pytest.raises(ValueError, match=r"split is 'test'; expected 'train', 'held_out' or None"):
+        qm9_coordinates("test")
