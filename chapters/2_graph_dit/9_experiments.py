@@ -132,10 +132,10 @@ def target_of(number):
 def lists_of(number):
     """For each generator its different molecules for a target, in the order made."""
     rows = opened[opened.target == number].set_index("generator").smiles
-    return {name: list(dict.fromkeys(rows[name].split()) - {"-": 0}.keys()) for name in GENERATORS}
+    lists = {name: dict.fromkeys(rows[name].split()) for name in GENERATORS}
+    return {name: [text for text in each if text != "-"] for name, each in lists.items()}
 
 
-# %%
 def ranked(smiles, name, target):
     """The molecules, nearest to the target in one property first."""
     return misses(smiles, target)[name].sort_values(kind="stable").index.tolist()
@@ -260,7 +260,8 @@ show(
     alt="Left: share of targets whose rank exceeds k. The curve of three generators stays high up to 30, "
     "that of one generator falls early, near the dotted curve of chance. Right: histograms of the best miss.",
 )
-opening.groupby("way", sort=False)[["K", "shared", "pool", "best"]].median().round(2)
+medians = opening.groupby("way", sort=False)[["K", "shared", "pool", "best"]].median()
+print(medians.round(2).to_string())
 
 # %% [markdown]
 # On the left the paper's picture: three generators that know one property each, against one that knows all. On the right what it leaves out, the miss of the best molecule that a way has to offer.
@@ -268,7 +269,7 @@ opening.groupby("way", sort=False)[["K", "shared", "pool", "best"]].median().rou
 # %% [markdown]
 # ## Formula
 #
-# **The opening study.** $y_p(m)$ is property $p$ of molecule $m$, $c_p$ the asked value, $\sigma_p$ the standard deviation. The **miss** is
+# **The opening study.** $y_p(m)$ is property $p$ of molecule $m$, $c_p$ the asked value, $\sigma_p$ the standard deviation. The **miss** $e_p$ of a molecule in a property is
 #
 # $$ e_p(m) = \frac{|y_p(m) - c_p|}{\sigma_p} \tag{1} $$
 #
@@ -276,11 +277,11 @@ opening.groupby("way", sort=False)[["K", "shared", "pool", "best"]].median().rou
 #
 # $$ K = \min\Big(d,\ \min_{m \,\in\, \text{all lists}}\ \max_p\ r_p(m)\Big) \tag{2} $$
 #
-# The **best choice** of a way is judged by its mean miss over the three properties. For three generators it is chosen among all their lists together:
+# The **best choice** of a way is judged by $b$, its mean miss over the three properties. For three generators it is chosen among all their lists together:
 #
 # $$ b = \min_{m}\ \tfrac13 \textstyle\sum_p e_p(m) \tag{3} $$
 #
-# With one list in three independent random orders, a molecule is among the first $k$ of all three with chance $(k/d)^3$; as if the $d$ molecules were independent of each other:
+# With one list in three independent random orders, a molecule is among the first $k$ of all three with chance $(k/d)^3$. As if the $d$ molecules were independent of each other, the chance $P$ of a larger rank is
 #
 # $$ P(K > k) \approx \Big(1 - (k/d)^3\Big)^d \tag{4} $$
 #
@@ -288,11 +289,11 @@ opening.groupby("way", sort=False)[["K", "shared", "pool", "best"]].median().rou
 #
 # $$ p \propto p_u\, (p_c / p_u)^g, \qquad t = T,\ T - T/n,\ \dots,\ 0 \tag{5} $$
 #
-# **Ablation.** $v$ is a measure of a variant, $v_0$ of the chosen design with the same seed. The **difference**, and as in the paper's ring chart the **relative** bar, 1 for the chosen design and less for what is worse:
+# **Ablation.** $v$ is a measure of a variant, $v_0$ of the chosen design with the same seed. The **difference** is $\delta$. As in the paper's ring chart, $\rho$ is the measure **relative** to the chosen design, 1 for that design and less for what is worse:
 #
 # $$ \delta = v - v_0, \qquad \rho = \frac{v}{v_0}\ \text{where more is better}, \quad \frac{v_0}{v}\ \text{where less is} \tag{6} $$
 #
-# **Clusters.** The encoder of a number gives its standardised value $z$ to $D$ clusters with shares
+# **Clusters.** The encoder of a number gives its standardised value $z$ to $D$ clusters; the share of cluster $k$ is $a_k$:
 #
 # $$ a_k(z) = \frac{\exp(w_k z + u_k)}{\sum_{l} \exp(w_l z + u_l)} \tag{7} $$
 #
@@ -559,7 +560,7 @@ for guidance in (0.0, 0.2, 0.5, 1.0):
 # %%
 steps = at_scale(cpu=6, gpu=400)
 opening_study(folder / "opening.csv", targets=2, each=4, steps=steps, strides=10, molecules=200)
-pd.read_csv(folder / "opening.csv").drop(columns="of").head(4)
+print(pd.read_csv(folder / "opening.csv").drop(columns="of").head(4).to_string())
 
 # %% [markdown]
 # ### The study of the parts
@@ -639,7 +640,7 @@ live = Study(
     datasets=["QM9"],
     seeds=[0],
 ).run(progress=False)
-live[["design", "loss", "valid", "seconds"]].round(2)
+print(live[["design", "loss", "valid", "seconds"]].round(2).to_string())
 
 # %% [markdown]
 # ## On real input
@@ -665,7 +666,7 @@ heard = pd.DataFrame(heard, columns=["property", "generator", "miss"]).pivot(
 heard["its own"] = [heard.loc[name, name] for name in heard.index]
 targets = pd.DataFrame([target_of(k) for k in range(opened.target.nunique())])
 heard["by chance"] = [random_pairing_error(targets[name]) / unit[name] for name in heard.index]
-heard[["its own", "all three", "by chance"]].round(2)
+print(heard[["its own", "all three", "by chance"]].round(2).to_string())
 
 # %% [markdown]
 # A number below *by chance* is a generator that listens. Where one does not, is it off to one side? The mean of reached minus asked, again in standard deviations:
@@ -705,7 +706,8 @@ for number in range(opened.target.nunique()):
         row = {"target": number, "way": f"shelf of {count}", "best": best.mean(), "pool": count}
         records.append(row | best.to_dict())
 choices = pd.DataFrame(records)
-choices.groupby("way", sort=False)[["pool", *PROPERTIES, "best"]].mean().round(2)
+means = choices.groupby("way", sort=False)[["pool", *PROPERTIES, "best"]].mean()
+print(means.round(2).to_string())
 
 # %%
 kept = choices.pivot(index="target", columns="way", values="best")
@@ -845,10 +847,12 @@ print("not measured yet:", ", ".join(set(SETS) - set(measured_sets)) or "none")
 blood = b3db_table(max_atoms=20)
 print(f"B3DB: {len(blood):,} molecules, logBB known for {blood.logBB.notna().sum()}")
 about = sets.drop_duplicates("data set").set_index("data set")
-about[["molecules", "most atoms", "atom types", "valid", "corrected", "two stars", "steps"]]
+columns = ["molecules", "most atoms", "atom types", "valid", "corrected", "two stars", "steps"]
+print(about[columns].to_string())
 
 # %%
-sets[["data set", "property", "known", "reached", "by chance", "oracle"]].round(2)
+columns = ["data set", "property", "known", "reached", "by chance", "oracle"]
+print(sets[columns].round(2).to_string(index=False))
 
 # %% [markdown]
 # `reached` is the mean error of what was generated for held-out targets with guidance 2, in the property's unit (log10 of Barrer for the gases); for the class it is the share that the oracle puts into the asked class. `by chance` holds the same targets against the molecules made for *other* targets, which is what a generator gets that does not listen. (Random pairing of true values would be too easy an opponent here: a forest's answers lie near the middle, and so near any target.) `oracle` is the error, or accuracy, of the random forest that judges, on molecules out of its bag; the exact oracles of QM9 have none. It says how far the judge itself is to be trusted: a generator that agrees with the forest more often than the forest agrees with the truth has learned the forest's taste, and no more can be seen through it. `two stars` is the share with exactly two attachment points, each with one neighbour; only polymers have any.
@@ -915,9 +919,8 @@ print(
 roles = role_study(data_path("results", "graph_dit_roles.jsonl")).frame()
 print(measured(roles, "valid", on="held-out targets"))
 by_guidance, by_strides = roles[roles.strides == 50], roles[roles.guidance == 2]
-by_guidance.groupby("guidance")[
-    ["valid", "logP error", "TPSA error", "diversity", "different"]
-].mean().round(3)
+columns = ["valid", "logP error", "TPSA error", "diversity", "different"]
+print(by_guidance.groupby("guidance")[columns].mean().round(3).to_string())
 
 # %% [markdown]
 # One cell of that table again, live:
@@ -1008,7 +1011,8 @@ MEASURES = {
     "diversity": "higher",
     "similarity": "higher",
 }
-ablated.groupby(list(PARTS), sort=False)[[*MEASURES, "corrected", "loss"]].mean().round(3)
+means = ablated.groupby(list(PARTS), sort=False)[[*MEASURES, "corrected", "loss"]].mean()
+print(means.round(3).reset_index().to_string(index=False))
 
 # %% [markdown]
 # By chance, logP would miss by
@@ -1180,7 +1184,7 @@ beside.loc["separate noise (for graph-dependent)"] = [
     noise["logP"],
     noise["TPSA"],
 ]
-beside.round(2)
+print(beside.round(2).to_string())
 
 # %% [markdown]
 # The last row has been turned round to the paper's direction: independent noise in place of graph-dependent noise. In the paper that costs half of the accuracy (a number near 0.5); a number above 1 in our columns says the opposite. Lesson 3 has a candidate for the reason: the graph-dependent noise destroys a molecule much faster, so that most of so few steps ($T = 50$) are spent where hardly any signal is left.
@@ -1243,7 +1247,7 @@ common = pd.DataFrame(
         "unusual TPSA": ((asked.TPSA - stock.TPSA.mean()) / unit.TPSA).abs().to_numpy(),
     }
 )
-common.groupby(np.where(failed, "no molecule", "molecule")).mean().round(2)
+print(common.groupby(np.where(failed, "no molecule", "molecule")).mean().round(2).to_string())
 
 # %% [markdown]
 # And among the molecules, those that miss their target most, above those that hit it:
