@@ -588,9 +588,9 @@ for name, lengths in zip(BONDS, kinds, strict=True):
 # %% tags=["figure"]
 def draw_lengths():
     figure, (numbers, lengths) = canvas(1, 2, 7.4, 2.6, width_ratios=(1, 1.3))
-    N = np.arange(2, 100)
-    numbers.loglog(N, graph_numbers(N), color=COLOURS["first"], label="graph, N A + N² K")
-    numbers.loglog(N, cloud_numbers(N), color=COLOURS["flow"], label="cloud, N (3 + F)")
+    atoms = np.arange(2, 100)
+    numbers.loglog(atoms, graph_numbers(atoms), color=COLOURS["first"], label="graph, N A + N² K")
+    numbers.loglog(atoms, cloud_numbers(atoms), color=COLOURS["flow"], label="cloud, N (3 + F)")
     for name, many in MANY.items():
         numbers.axvline(many, color="0.85", zorder=0)
         numbers.text(many * 0.97, 8.5, name, fontsize=7, rotation=90, ha="right", va="bottom")
