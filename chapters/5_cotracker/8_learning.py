@@ -1572,22 +1572,25 @@ def train_cotracker(
         )
     _only(model, recipe.trains)
     model.bfloat16 = True
-    records = train(
-        model,
-        partial(_training_loss, recipe),
-        DataLoader(clips, batch_size=recipe.batch, drop_last=True),
-        steps=recipe.steps,
-        folder=folder,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        clip=recipe.clip,
-        seed=seed,
-        save_every=save_every,
-        minutes=minutes,
-        progress=progress,
-    )
-    model.bfloat16 = False
-    return model.requires_grad_(True).eval(), records
+    try:
+        records = train(
+            model,
+            partial(_training_loss, recipe),
+            DataLoader(clips, batch_size=recipe.batch, drop_last=True),
+            steps=recipe.steps,
+            folder=folder,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            clip=recipe.clip,
+            seed=seed,
+            save_every=save_every,
+            minutes=minutes,
+            progress=progress,
+        )
+    finally:  # an interrupted model is the caller's as well
+        model.bfloat16 = False
+        model.requires_grad_(True).eval()
+    return model, records
 
 
 # %% tags=["promote"]

@@ -412,6 +412,18 @@ def test_each_stage_moves_its_part_alone(name, monkeypatch):
     assert not model.training and all(p.requires_grad for p in model.parameters())
 
 
+def test_an_interrupted_model_is_left_as_it_was(monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning, "train", interrupted)
+    model = tiny_model()
+    with pytest.raises(KeyboardInterrupt):
+        train_cotracker(TINY["features"], tiny_clips(), model=model, progress=False)
+    assert not model.bfloat16 and not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_is_repeatable_and_resumable(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FOURFOLD_SCALE", "cpu")
