@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -56,12 +56,8 @@ def qm9_table(split: str | None = None) -> pd.DataFrame:
     logP is Crippen's octanol-water coefficient, without unit; TPSA, the topological polar surface
     area, is in Å². Both are RDKit's. Raises ValueError for another split.
     """
-    if split not in ("train", "held_out", None):
-        raise ValueError(f"split is {split!r}; expected 'train', 'held_out' or None")
     table = pd.read_csv(data_path("qm9_20k.csv.gz"))
-    if split is None:
-        return table
-    return table[table["split"] == split].reset_index(drop=True)
+    return table[_in_split(table, split)].reset_index(drop=True)
 
 
 def qm9_coordinates(split: str | None = None) -> Float[np.ndarray, "M 9 3"]:
@@ -74,12 +70,13 @@ def qm9_coordinates(split: str | None = None) -> Float[np.ndarray, "M 9 3"]:
     with np.load(data_path("qm9_20k_coordinates.npz")) as file:
         x = file["x"].astype(np.float32) / 1000
         x[~file["made"]] = np.nan
-    if split is None:
-        return x
-    rows = qm9_table()["split"] == split
-    if not rows.any():
+    return x[_in_split(qm9_table(), split)]
+
+
+def _in_split(table: pd.DataFrame, split: str | None) -> Bool[np.ndarray, "M"]:
+    if split not in ("train", "held_out", None):
         raise ValueError(f"split is {split!r}; expected 'train', 'held_out' or None")
-    return x[rows]
+    return np.full(len(table), True) if split is None else (table["split"] == split).to_numpy()
 
 
 def nci_smiles() -> list[str]:
