@@ -1439,7 +1439,7 @@ show(
 )
 
 # %% [markdown]
-# A training of seconds on five hundred molecules brings about half of the samples to a molecule in one piece, from next to none. The rest is mostly in pieces: a single wrong bond of six tears a molecule apart, and all bonds are read at once. No chemistry is in the model; where a valency is right, it has been learned. The shipped model of lesson 7 is trained for hours on all of the course's QM9 molecules.
+# A training of seconds on five hundred molecules brings about half of the samples to a molecule in one piece, from next to none. The rest is mostly in pieces: a single wrong bond of six tears a molecule apart, and all bonds are read at once. No chemistry is in the model; where a valency is right, it has been learned. More molecules and a longer training are the matter of lesson 7.
 #
 # ### Fewer strides
 #
