@@ -1359,8 +1359,8 @@ with shows_error(ValueError):
 # | an E(n)-equivariant network, EGNN | [3 EGNN](3_egnn.ipynb) |
 # | learn the inverse map (学习逆映射) | [4 Autoencoder](4_autoencoder.ipynb) |
 # | graph generation becomes point cloud generation (图生成转化为点云生成) | [5 Diffusion](5_diffusion.ipynb) |
-# | conditions, a scaffold, a molecule to improve | lesson 6 |
-# | training in two stages | lesson 7 |
-# | several data sets, roles of hyperparameters, ablation, limitations | lesson 8 |
+# | conditions, a scaffold, a molecule to improve | [6 Control](6_control.ipynb) |
+# | training in two stages | [7 Learning](7_learning.ipynb) |
+# | several data sets, roles of hyperparameters, ablation, limitations | [8 Experiments](8_experiments.ipynb) |
 #
 # Next: [2 Lifting](2_lifting.ipynb) lifts thousands of molecules, and counts what is lost on the way.

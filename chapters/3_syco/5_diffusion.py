@@ -1439,7 +1439,7 @@ show(
 )
 
 # %% [markdown]
-# A training of seconds on five hundred molecules brings about half of the samples to a molecule in one piece, from next to none. The rest is mostly in pieces: a single wrong bond of six tears a molecule apart, and all bonds are read at once. No chemistry is in the model; where a valency is right, it has been learned. More molecules and a longer training are the matter of lesson 7.
+# A training of seconds on five hundred molecules brings about half of the samples to a molecule in one piece, from next to none. The rest is mostly in pieces: a single wrong bond of six tears a molecule apart, and all bonds are read at once. No chemistry is in the model; where a valency is right, it has been learned. More molecules and a longer training are the matter of [lesson 7](7_learning.ipynb).
 #
 # ### Fewer strides
 #
@@ -1682,4 +1682,4 @@ with shows_error(ValueError):
 # - The network guesses the noise as a movement. Training is a squared error at a random time; a step back grows the signal, takes guessed noise away and adds fresh noise.
 # - The bound adds up one term for each step. It is a density of clouds: good to compare models on the same clouds, and no measure of valid molecules.
 #
-# The line goes on in lesson 6, where the walk is asked for something: a property, a scaffold, a better molecule.
+# The line goes on in [lesson 6](6_control.ipynb), where the walk is asked for something: a property, a scaffold, a better molecule.
