@@ -908,6 +908,9 @@ def _write_tracks(path: Path, tracks, queries, film: _Film, palindrome: bool) ->
 
 @app.command()
 def generate(
+    model: Annotated[
+        str, typer.Option(help="graph_dit, which draws graphs, or syco, which draws clouds.")
+    ] = "graph_dit",
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -915,77 +918,198 @@ def generate(
             help="A property to ask for, such as logP=2.5; repeat for more. One left out is open.",
         ),
     ] = None,
+    scaffold: Annotated[
+        str | None,
+        typer.Option(metavar="SMILES", help="A part that each molecule holds; syco only."),
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many molecules.")] = 16,
     guidance: Annotated[
-        float, typer.Option(min=0, help="How closely to follow the targets; 1 as learned.")
-    ] = 2.0,
+        float | None,
+        typer.Option(min=0, help="How closely to follow the targets; the model's own if left out."),
+    ] = None,
     atoms: Annotated[
         int | None, typer.Option(min=1, help="Atoms of each molecule; as in the data if left out.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps from noise to molecule; all when left out.")
+        int | None,
+        typer.Option(min=1, help="Steps from noise to molecule; the model's own if left out."),
     ] = None,
     correct: Annotated[
         bool, typer.Option(help="Mend wrong valences and join pieces, or keep what is valid.")
     ] = True,
-    weights: Annotated[str, typer.Option(help="qm9, or a generator that was saved.")] = "qm9",
+    weights: Annotated[
+        str, typer.Option(help="qm9, or a generator that was saved; for syco also nci.")
+    ] = "qm9",
     out: Annotated[
         Path | None, typer.Option(help="Write the SMILES too: .smi, or .csv with the properties.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="A grid of the molecules, .png, .pdf or .svg.")
     ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(help="A picture of the first molecule's way out of the noise; syco only."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")] = 0,
 ) -> None:
-    """Generate molecules with properties that you ask for, offline, with Graph DiT.
+    """Generate molecules with properties that you ask for, offline, with Graph DiT or SyCo.
 
-    Prints each molecule's SMILES with the properties it has; a graph that is no molecule is
-    counted, not printed.
+    Prints each molecule's SMILES with the properties it has; a graph that is no molecule, or has
+    lost the scaffold, is counted, not printed.
     """
-    import warnings
-
     from fourfold.course.errors import CourseError
 
+    if model not in ("graph_dit", "syco"):
+        raise CourseError(f"--model: got {model!r}, expected graph_dit or syco")
+    for name, value in (("--scaffold", scaffold), ("--path", path)):
+        if model != "syco" and value is not None:
+            raise CourseError(f"{name}: {model} has no such thing; expected --model syco with it")
     targets = _parsed_targets(target or [])
-    for name, path, endings in (
-        ("--out", out, (".smi", ".csv")),
-        ("--picture", picture, (".png", ".pdf", ".svg")),
-    ):
+    _check_molecule_files(out, picture, path)
+    maker, measures = _molecule_maker(model, weights)
+    options = {"guidance": guidance, "atoms": atoms, "steps": steps, "scaffold": scaffold}
+    options = {name: value for name, value in options.items() if value is not None}
+    options |= {"mode": "connect" if correct else "none", "seed": seed}
+    frames: list = []
+    if model == "syco":
+        options |= {"target": targets}
         if path is not None:
-            _check_new_file(name, path, endings)
-
-    from fourfold.graph_dit.learning import load_generator
-
-    try:
-        maker = load_generator(weights)
-    except (ValueError, FileNotFoundError) as error:
-        raise CourseError(f"--weights: {error}") from None
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
-            made = maker.generate(
-                targets,
-                count,
-                guidance=guidance,
-                atoms=atoms,
-                steps=steps,
-                mode="connect" if correct else "none",
-                seed=seed,
-            )
-    except ValueError as error:
-        name = str(error).split()[0]
-        options = {"atoms": "--atoms", "steps": "--steps", "targets": "--target"}
-        option = options.get(name, "--target")
-        raise CourseError(f"{option}: {error}") from None
-    for warning in said:
-        if issubclass(warning.category, UserWarning):
-            typer.echo(f"fourfold: {warning.message}", err=True)
-    reached = _reached(made, maker.properties.names)
-    _say_molecules(made, reached, targets)
+            options["watch"] = lambda *frame: frames.append(frame)
+    else:
+        options |= {"targets": targets}
+    made = _or_say(lambda: maker.generate(count=count, **options), default="target")
+    reached = {name: list(measures[name](made)) for name in _names(maker) if name in measures}
+    _say_molecules(made, reached, targets, "are molecules that hold it" if scaffold else None)
     if out is not None:
         _write_molecules(out, made, reached, targets)
     if picture is not None:
         _draw_molecules(picture, made, reached, targets)
+    if path is not None:
+        there = next((row for row, smiles in enumerate(made) if smiles), 0)
+        _draw_path(path, frames, maker.vocabulary, there)
+
+
+@app.command()
+def optimise(
+    molecule: Annotated[str, typer.Argument(metavar="SMILES", help="The molecule to change.")],
+    improve: Annotated[str, typer.Option(help="The property that shall grow.")] = "QED",
+    similarity: Annotated[
+        float, typer.Option(help="The least Tanimoto similarity to the molecule, 0 to 1.")
+    ] = 0.4,
+    tries: Annotated[int, typer.Option(min=1, help="How many are tried at once.")] = 64,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="How strongly to pull; as built if left out.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Strides from noise to cloud; as built if left out.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="qm9, nci, or a SyCo that was saved.")] = "qm9",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the SMILES too: .smi, or .csv with the properties.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="A grid of the molecules, .png, .pdf or .svg.")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="A picture of the way of one molecule, .png, .pdf or .svg.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")] = 0,
+) -> None:
+    """Change a molecule so that a property grows and it stays similar, offline, with SyCo.
+
+    Prints what is better and similar enough, best first; that may be nothing.
+    """
+    _check_molecule_files(out, picture, path)
+    maker, _ = _molecule_maker("syco", weights)
+    options = {"guidance": guidance, "steps": steps}
+    options = {name: value for name, value in options.items() if value is not None}
+    frames: list = []
+    if path is not None:
+        options["watch"] = lambda *frame: frames.append(frame)
+    found = _or_say(
+        lambda: maker.optimise(
+            molecule, improve=improve, similarity=similarity, tries=tries, seed=seed, **options
+        ),
+        default="molecule",
+        argument="SMILES",
+    )
+    reached = {improve: found.value, "similarity": found.similarity}
+    for smiles, value, like in zip(found.smiles, found.value, found.similarity, strict=True):
+        typer.echo(f"{smiles}\t{improve} {value:.3f}\tsimilarity {like:.2f}")
+    typer.echo(
+        f"{len(found.smiles)} of {tries} tries are better than {improve} {found.start:.3f}, "
+        f"at least {similarity:g} similar, and different from one another",
+        err=True,
+    )
+    if out is not None:
+        _write_molecules(out, found.smiles, reached, {})
+    if picture is not None:
+        start = {improve: [found.start, *found.value], "similarity": [1.0, *found.similarity]}
+        _draw_molecules(picture, [molecule, *found.smiles], start, {})
+    if path is not None:
+        best = found.smiles[0] if found.smiles else None
+        _draw_path(path, frames, maker.vocabulary, _row_of(best, frames, maker.vocabulary))
+
+
+def _row_of(smiles: str | None, frames, vocabulary) -> int:
+    """The first row that ends as this molecule; 0 where none does."""
+    from fourfold.graph_dit.molecules import graphs_to_smiles
+
+    ends = graphs_to_smiles(frames[-1][2], vocabulary)
+    return ends.index(smiles) if smiles in ends else 0
+
+
+def _check_molecule_files(out: Path | None, picture: Path | None, path: Path | None) -> None:
+    pictures = (".png", ".pdf", ".svg")
+    for name, file, endings in (
+        ("--out", out, (".smi", ".csv")),
+        ("--picture", picture, pictures),
+        ("--path", path, pictures),
+    ):
+        if file is not None:
+            _check_new_file(name, file, endings)
+
+
+def _molecule_maker(model: str, weights: str):
+    """A loaded generator, and the functions that measure its properties."""
+    from fourfold.course.errors import CourseError
+
+    try:
+        if model == "syco":
+            from fourfold.syco.learning import PROPERTIES, load_syco
+
+            return load_syco(weights), PROPERTIES
+        from fourfold.graph_dit.learning import ORACLES, load_generator
+
+        return load_generator(weights), ORACLES
+    except (ValueError, FileNotFoundError) as error:
+        raise CourseError(f"--weights: {error}") from None
+
+
+def _names(maker) -> list[str]:
+    return maker.properties.names
+
+
+def _or_say(work, default: str, argument: str = "--molecule"):
+    """Do the work; its warnings are lines, and an error of its input names the option."""
+    import warnings
+
+    from fourfold.course.errors import CourseError
+
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            done = work()
+    except ValueError as error:
+        name = str(error).split()[0].rstrip(":")
+        known = ("atoms", "steps", "scaffold", "improve", "similarity", "tries", "molecule")
+        option = name if name in known else default
+        option = argument if option == "molecule" else f"--{option}"
+        raise CourseError(f"{option}: {error}") from None
+    for warning in said:
+        if issubclass(warning.category, UserWarning):
+            typer.echo(f"fourfold: {warning.message}", err=True)
+    return done
 
 
 def _parsed_targets(texts: list[str]) -> dict[str, float | str]:
@@ -1018,20 +1142,13 @@ def _check_new_file(name: str, path: Path, endings: tuple[str, ...]) -> None:
         raise CourseError(f"{name}: {path} is a folder; expected a file")
 
 
-def _reached(made: list[str | None], names: list[str]) -> dict[str, list]:
-    """The properties of what was made, those that can be computed; None where there is nothing."""
-    from fourfold.graph_dit.learning import ORACLES
-
-    return {name: list(ORACLES[name](made)) for name in names if name in ORACLES}
-
-
-def _say_molecules(made, reached, targets) -> None:
+def _say_molecules(made, reached, targets, what: str | None = None) -> None:
     for row, smiles in enumerate(made):
         if smiles is not None:
             values = (f"{name} {values[row]:.2f}" for name, values in reached.items())
             typer.echo("\t".join([smiles, *values]))
     found = [row for row, smiles in enumerate(made) if smiles is not None]
-    typer.echo(f"{len(found)} of {len(made)} graphs are molecules", err=True)
+    typer.echo(f"{len(found)} of {len(made)} graphs {what or 'are molecules'}", err=True)
     for name, values in reached.items():
         if found and isinstance(targets.get(name), float):
             error = sum(abs(values[row] - targets[name]) for row in found) / len(found)
@@ -1070,6 +1187,23 @@ def _draw_molecules(path: Path, made, reached, targets) -> None:
         return "\n".join(lines)
 
     figure = molecule_grid(made, [legend(row) for row in range(len(made))], columns=4, width=8.0)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+
+
+def _draw_path(path: Path, frames, vocabulary, row: int) -> None:
+    """One molecule's way from noise, in eight pictures, with what is read off each cloud."""
+    from fourfold.course.files import whole_file
+    from fourfold.kit.cloud_picture import cloud_strip
+
+    steps = []
+    for t, cloud, codes in frames:
+        if len(cloud.x) <= row:  # of a later batch
+            break
+        n = int(cloud.mask[row].sum())
+        symbols = [vocabulary.atoms[code] for code in codes.atoms[row, :n].tolist()]
+        steps.append((t, cloud.x[row, :n].cpu(), symbols, codes.bonds[row, :n, :n]))
+    figure = cloud_strip(steps, columns=8)
     with whole_file(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
 

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Circle, PathPatch
 
 from fourfold.kit.canvas import canvas
-from fourfold.kit.cloud_picture import draw_cloud, face, look
+from fourfold.kit.cloud_picture import cloud_strip, draw_cloud, face, look
 from fourfold.kit.molecules import ATOM_COLOURS, BOND_COLOURS
 
 CLOUD = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2, 1])
@@ -127,3 +127,16 @@ def test_the_cloud_is_not_changed():
 def test_bad_input_is_named(without_shape_checks, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         drawn(**{"x": CLOUD, **options})
+
+
+def test_a_strip_has_one_picture_for_each_moment_up_to_the_columns():
+    bonds = np.array([[0, 1], [1, 0]])
+    frames = [(1 - k / 20, np.eye(2, 3) * (1 + k), ["C", "O"], bonds) for k in range(21)]
+    figure = cloud_strip(frames, columns=5)
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"t = {t:.2f}" for t in (1, 0.75, 0.5, 0.25, 0)
+    ]
+    assert len({axes.get_xlim()[1] - axes.get_xlim()[0] for axes in figure.axes}) == 1, "one scale"
+    assert len(cloud_strip(frames[:2], columns=5).axes) == 2
+    with pytest.raises(ValueError, match="frames is empty"):
+        cloud_strip([])

@@ -10,15 +10,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
-from fourfold.kit.canvas import COLOURS
+from fourfold.kit.arguments import whole_number
+from fourfold.kit.canvas import COLOURS, canvas
 from fourfold.kit.molecules import ATOM_COLOURS, BOND_COLOURS
 
-__all__ = ["draw_cloud", "face", "look"]
+__all__ = ["cloud_strip", "draw_cloud", "face", "look"]
 
 _Bonds = Int[Tensor, "n n"] | Int[np.ndarray, "n n"] | Bool[Tensor, "n n"] | Bool[np.ndarray, "n n"]
 _OWN_VIEW = (-30.0, 25.0)  # degrees, so that a flat molecule shows its depth too
@@ -120,6 +122,35 @@ def draw_cloud(
     axes.set(xlim=middle[0] + [-half, half], ylim=middle[1] + [-half, half], aspect="equal")
     axes.set_axis_off()
     return seen
+
+
+def cloud_strip(
+    frames: Sequence[tuple[float, Tensor | np.ndarray, Sequence[str], _Bonds]],
+    columns: int = 8,
+    width: float = 8.0,
+) -> Figure:
+    """A walk of a cloud from left to right, all in one view, that of the last frame's broad side.
+
+    frames   (t, x, symbols, bonds) for each moment: the time, (n, 3) coordinates, and what is read
+             off them; as many as `columns`, equally far apart, are drawn
+    width    in inches
+
+    Raises ValueError for no frames, and for clouds that `draw_cloud` refuses.
+    """
+    frames = list(frames)
+    if not frames:
+        raise ValueError("frames is empty; expected one or more")
+    columns = min(whole_number("columns", columns, least=1), len(frames))
+    chosen = [frames[round(k)] for k in np.linspace(0, len(frames) - 1, columns)]
+    clouds = [_points(x) - _points(x).mean(axis=0) for _, x, _, _ in chosen]
+    axes_of = np.linalg.svd(clouds[-1].T @ clouds[-1])[0]
+    clouds = [x @ axes_of for x in clouds]
+    span = 2.2 * max(float(np.abs(x[:, :2]).max()) for x in clouds) + 3 * _RADIUS
+    figure, grid = canvas(1, columns, width, width / columns + 0.3, squeeze=False)
+    for axes, x, (t, _, symbols, bonds) in zip(grid.flat, clouds, chosen, strict=True):
+        draw_cloud(axes, x, symbols, bonds, angle=_OWN_VIEW, span=span)
+        axes.set_title(f"t = {t:.2f}", size=8)
+    return figure
 
 
 def _points(x: Tensor | np.ndarray) -> np.ndarray:
