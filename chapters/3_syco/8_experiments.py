@@ -201,7 +201,7 @@ def draw_walks():
     angle = (-20, 20)
     turned = [clouds[t][0].x[m][: len(order)].numpy() @ axes_of for t in TIMES]
     wide = max(np.ptp(look(x, *angle)[:, :2], axis=0).max() for x in turned)
-    cloud_style = {"angle": angle, "span": wide + 1.4, "size": wide / 5}
+    cloud_style = {"angle": angle, "span": wide + 1.4, "size": wide / 3.4}
     flat_style = {"angle": (0, 0), "bond_colours": True, "span": np.ptp(paper[:, :2]) + 1.6}
     for column, t in enumerate(TIMES):
         read = clouds[t][1]
