@@ -938,7 +938,8 @@ def generate(
         bool, typer.Option(help="Mend wrong valences and join pieces, or keep what is valid.")
     ] = True,
     weights: Annotated[
-        str, typer.Option(help="qm9, or a generator that was saved; for syco also nci.")
+        str,
+        typer.Option(help="qm9, or a generator that was saved; for syco also nci, a rough one."),
     ] = "qm9",
     out: Annotated[
         Path | None, typer.Option(help="Write the SMILES too: .smi, or .csv with the properties.")
@@ -978,7 +979,9 @@ def generate(
     else:
         options |= {"targets": targets}
     made = _or_say(lambda: maker.generate(count=count, **options), default="target")
-    reached = {name: list(measures[name](made)) for name in _names(maker) if name in measures}
+    reached = {
+        name: list(measures[name](made)) for name in maker.properties.names if name in measures
+    }
     _say_molecules(made, reached, targets, "are molecules that hold it" if scaffold else None)
     if out is not None:
         _write_molecules(out, made, reached, targets)
@@ -1003,7 +1006,9 @@ def optimise(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Strides from noise to cloud; as built if left out.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="qm9, nci, or a SyCo that was saved.")] = "qm9",
+    weights: Annotated[
+        str, typer.Option(help="qm9, nci (larger molecules, rough), or a SyCo that was saved.")
+    ] = "qm9",
     out: Annotated[
         Path | None, typer.Option(help="Write the SMILES too: .smi, or .csv with the properties.")
     ] = None,
@@ -1084,10 +1089,6 @@ def _molecule_maker(model: str, weights: str):
         return load_generator(weights), ORACLES
     except (ValueError, FileNotFoundError) as error:
         raise CourseError(f"--weights: {error}") from None
-
-
-def _names(maker) -> list[str]:
-    return maker.properties.names
 
 
 def _or_say(work, default: str, argument: str = "--molecule"):

@@ -606,6 +606,7 @@ def test_the_course_s_training_stops_and_goes_on(tmp_path, little_course):
     whole = train_course(tmp_path / "whole", samples=4)
     half = train_course(tmp_path / "half", minutes=0.0, samples=4)
     assert (half.done, half.steps) == (1, 7)
+    assert list(half.metrics) == ["exact reconstruction"], "no generator to measure yet"
     assert "(stopped after 1 steps)" in read_card(half.weights).command
     again = train_course(tmp_path / "half", samples=4)
     assert (again.done, again.steps) == (7, 7)
