@@ -56,6 +56,7 @@ from fourfold.cotracker.features import (
     STRIDE,
     FeatureEncoder,
     correlate,
+    enlarge_and_convolve,
     feature_pyramid,
     unit_length,
     vector_patches,
@@ -66,7 +67,7 @@ from fourfold.kit.drawing import COLOURS, canvas, draw_pixels, show, to_picture
 from fourfold.kit.images import credit, stereo_pair
 from fourfold.kit.notebook import shows_error
 from fourfold.kit.video import bundled_clip, clip_credit, read_video
-from fourfold.raft.encoders import ResidualBlock, _initialise
+from fourfold.raft.encoders import ResidualBlock, _initialise, normalisation
 
 # %%
 encoder = load_cotracker().fnet
@@ -309,6 +310,48 @@ def _check_frames(frames: Tensor) -> None:
         raise ValueError(f"frames has shape {shape}; expected H and W to be multiples of {STRIDE}")
 
 
+# %% [markdown]
+# The mixing $\mu$ begins with a 3 × 3 convolution of the stack, and most of the stack, 256 of the release's 416 channels, are coarse maps made large. It is cheaper to mix before enlarging. Both steps are sums with fixed weights: the resizing (equation 2) goes along rows and along columns and leaves channels apart; the convolution mixes channels and reads 3 × 3 neighbours. Such sums may change places, as in equation 8. So take a coarse map to its full width only; mix its channels by the three rows of the kernel, which makes three maps that are still low; and bring those to the full height, each shifted by its row, with one small matrix. Of a map of half the height this costs a third of the multiplications or less, and the sum of the parts is the convolution of the stack.
+
+
+# %% tags=["promote"]
+def _rows_read(stage: Float[Tensor, "F C h w"], H: int) -> Float[Tensor, "H 3*h"]:
+    """What each row of a kernel reads at each row of the enlarged map, in rows of the stage."""
+    dtype = torch.promote_types(stage.dtype, torch.float32)
+    each = torch.eye(stage.shape[2], dtype=dtype, device=stage.device)
+    enlarged = F.interpolate(each[:, None], H, mode="linear", align_corners=True)[:, 0]
+    padded = F.pad(enlarged, (1, 1))  # zeros above and below, as the convolution has them
+    return torch.cat([padded[:, i : i + H] for i in range(3)]).T
+
+
+def enlarge_and_convolve(
+    stage: Float[Tensor, "F C h w"], weight: Float[Tensor, "D C 3 3"], size: tuple[int, int]
+) -> Float[Tensor, "F D H W"]:
+    """Resize a map as in equation 2 of the lesson, then convolve it, in an order that costs less.
+
+    stage    (F, C, h, w) a map lower than it is to be
+    weight   (D, C, 3, 3) of a convolution with padding 1
+    size     (H, W)
+    returns  (F, D, H, W), without a bias
+
+    About C·D·h·W·9 + D·H·W·3h multiplications in place of C·D·H·W·9.
+    """
+    (H, W), (_, C, h, _) = size, stage.shape
+    wide = F.interpolate(stage, (h, W), mode="bilinear", align_corners=True)
+    rows = weight.transpose(1, 2).reshape(-1, C, 1, 3)  # D · 3 kernels of one row each
+    mixed = F.conv2d(wide, rows, padding=(0, 1)).view(len(stage), -1, 3 * h, W)
+    return _rows_read(stage, H).to(mixed) @ mixed
+
+
+# %% tags=["check"]
+torch.manual_seed(0)
+coarse_map, kernel = torch.randn(2, 5, 4, 6).double(), torch.randn(7, 5, 3, 3).double()
+made_large = F.interpolate(coarse_map, (12, 16), mode="bilinear", align_corners=True)
+expected = F.conv2d(made_large, kernel, padding=1)
+# float64: the same sums in another order.
+assert torch.allclose(enlarge_and_convolve(coarse_map, kernel, (12, 16)), expected, atol=1e-12)
+
+
 # %% tags=["promote"]
 class FeatureEncoder(nn.Module):
     """Turn frames into maps of vectors at a quarter of their size (equation 1 of the lesson).
@@ -335,25 +378,36 @@ class FeatureEncoder(nn.Module):
         if len(widths) != 4:
             raise ValueError(f"widths is {widths}; expected four numbers, one for each stage")
         self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3)
-        self.norm1 = nn.InstanceNorm2d(widths[0], eps=1e-5)
+        self.norm1 = normalisation("instance", widths[0])
         self.layer1 = _stage(widths[0], widths[0], 1)
         self.layer2 = _stage(widths[0], widths[1], 2)
         self.layer3 = _stage(widths[1], widths[2], 2)
         self.layer4 = _stage(widths[2], widths[3], 2)
         self.conv2 = nn.Conv2d(sum(widths), 2 * outputs, 3, padding=1)
-        self.norm2 = nn.InstanceNorm2d(2 * outputs, eps=1e-5)
+        self.norm2 = normalisation("instance", 2 * outputs)
         self.conv3 = nn.Conv2d(2 * outputs, outputs, 1)
         self.apply(_initialise)
 
     def forward(self, frames: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F C H/4 W/4"]:
         _check_frames(frames)
-        size = [side // STRIDE for side in frames.shape[2:]]
-        x = self.norm1(self.conv1(frames)).relu_()
-        stages = []
+        x, stages = self.norm1(self.conv1(frames)).relu_(), []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
-            stages.append(F.interpolate(x, size, mode="bilinear", align_corners=True))
-        return self.conv3(self.norm2(self.conv2(torch.cat(stages, dim=1))).relu_())
+            stages.append(x)
+        size = tuple(side // STRIDE for side in frames.shape[2:])
+        return self.conv3(self.norm2(self._mixed(stages, size)).relu_())
+
+    def _mixed(self, stages: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "F D H W"]:
+        """The convolution conv2 of the stack of all stages, each resized."""
+        half, quarter, *coarse = stages
+        half = F.interpolate(half, size, mode="bilinear", align_corners=True)
+        fine = torch.cat([half, quarter], dim=1)
+        channels = [fine.shape[1], *(stage.shape[1] for stage in coarse)]
+        weight, *weights = self.conv2.weight.split(channels, dim=1)
+        x = F.conv2d(fine, weight, self.conv2.bias, padding=1)
+        for stage, weight in zip(coarse, weights, strict=True):
+            x += enlarge_and_convolve(stage, weight, size)
+        return x
 
 
 # %% tags=["check"]
@@ -363,7 +417,13 @@ with torch.no_grad():
     assert tiny(some).shape == (2, 16, 12, 16)
     # Instance norm looks at one frame: alone or beside another, up to rounding of float32.
     assert torch.allclose(tiny(some)[:1], tiny(some[:1]), atol=1e-5)
-norms = [layer for layer in FeatureEncoder().modules() if isinstance(layer, nn.InstanceNorm2d)]
+    stack = [
+        F.interpolate(stage, (12, 16), mode="bilinear", align_corners=True)
+        for stage in stages_of(tiny, some)
+    ]
+    mixed = tiny.norm2(tiny.conv2(torch.cat(stack, dim=1))).relu()
+    assert torch.allclose(tiny(some), tiny.conv3(mixed), atol=1e-5), "equation 1, word by word"
+norms = [layer for layer in FeatureEncoder().modules() if isinstance(layer, nn.GroupNorm)]
 assert all(norm.eps == 1e-5 and not norm.affine for norm in norms)
 for name, each in (("course", encoder), ("release", FeatureEncoder())):
     count, entering = sum(w.numel() for w in each.parameters()), each.conv2.in_channels

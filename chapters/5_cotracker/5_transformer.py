@@ -403,6 +403,24 @@ class Attention(nn.Module):
 
 
 # %% tags=["promote"]
+_GELU = 2 * math.sqrt(2 / math.pi)
+_NUMBERS = 1 << 18  # 1 MB of float32, which stays in a cache
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """Equation 4's g; on a CPU without gradients it overwrites x, a part at a time.
+
+    There PyTorch's own tanh form takes several times as long as its exact form. As
+    (1 + tanh z) / 2 is the sigmoid of 2z, g(a) = a · sigmoid(2 √(2/π) (a + 0.044715 a³)).
+    """
+    if torch.is_grad_enabled() or not x.is_cpu or x.dtype.itemsize < 4:
+        return F.gelu(x, approximate="tanh")
+    x, scale = x.contiguous(), x.new_tensor(_GELU)
+    for a in x.view(-1).split(_NUMBERS):
+        a.mul_(torch.addcmul(scale, a, a, value=0.044715 * _GELU).mul_(a).sigmoid_())
+    return x
+
+
 class MLP(nn.Module):
     """Two linear layers with a GELU between them, in its tanh form (equation 4 of the lesson)."""
 
@@ -412,13 +430,15 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(_gelu(self.fc1(x)))
 
 
 # %%
 a = torch.linspace(-4, 4, 401, dtype=torch.float64)
 by_formula = a / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (a + 0.044715 * a**3)))
 assert torch.allclose(F.gelu(a, approximate="tanh"), by_formula, atol=1e-12)  # float64
+with torch.no_grad():
+    assert torch.allclose(_gelu(a.clone()), by_formula, atol=1e-12)  # as a sigmoid, in place
 gap = F.gelu(a) - by_formula
 print(f"largest difference of the two forms: {gap.abs().max():.1e}")
 

@@ -200,12 +200,13 @@ def made_up(frames: int, size: tuple[int, int], points: int) -> tuple[torch.Tens
 
 
 class Stopwatch:
-    """The seconds of a call, and those of them that an encoder took."""
+    """The seconds of a call, and those of them that encoders took."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, *encoders: nn.Module) -> None:
         self.encoding = 0.0
-        encoder.register_forward_pre_hook(self._begin)
-        encoder.register_forward_hook(self._end)
+        for encoder in encoders:
+            encoder.register_forward_pre_hook(self._begin)
+            encoder.register_forward_hook(self._end)
 
     def _begin(self, *_) -> None:
         self.begun = time.perf_counter()
@@ -225,7 +226,8 @@ class Stopwatch:
 def compare(name: str, model: CoTracker, frames: int, size, points: int, repeats: int) -> None:
     """Ours and the plain model in turns, with the same weights and input."""
     video, queries = made_up(frames, size, points)
-    plain, watch = PlainCoTracker(model), Stopwatch(model.fnet)
+    plain = PlainCoTracker(model)
+    watch = Stopwatch(model.fnet, plain.fnet)
     tracks, (theirs, sight) = model(video, queries), plain(video, queries)
     gap = (tracks.points - theirs).abs().max().item()
     moved = (theirs - queries[:, None, :, 1:]).abs().mean().item()

@@ -12,6 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from plain_norms import with_instance_norms
 from torch import nn
 
 from fourfold.bilinear_sampling.warps import pixel_grid
@@ -23,19 +24,21 @@ from fourfold.raft.update import bilinear_upsample, convex_upsample
 class Plain(nn.Module):
     """The same weights in the order of work that the release takes.
 
-    It reads every point of every window with grid_sample, convolves the context anew for each of
-    the gates at every iteration, and makes the mask and the full-size flow at every iteration.
+    Its instance norms go by way of batch norm. It reads every point of every window with
+    grid_sample, convolves the context anew for each of the gates at every iteration, and makes the
+    mask and the full-size flow at every iteration.
     """
 
     def __init__(self, raft: RAFT, on_demand: bool = False) -> None:
         super().__init__()
         self.raft, self.on_demand = raft, on_demand
+        self.fnet = with_instance_norms(raft.fnet)
 
     @torch.no_grad()
     def forward(self, image1, image2, iterations=12):
         raft, (B, _, H, W) = self.raft, image1.shape
         image1, image2 = 2 * (image1 / 255) - 1, 2 * (image2 / 255) - 1
-        first, second = raft.fnet(torch.cat([image1, image2])).float().chunk(2)
+        first, second = self.fnet(torch.cat([image1, image2])).float().chunk(2)
         look_up = (self.features if self.on_demand else self.volume)(first, second)
         net, inp = raft.cnet(image1).split([raft.hidden, raft.context], dim=1)
         net, inp = net.tanh(), inp.relu()

@@ -4,10 +4,12 @@ import math
 
 import torch
 import torch.nn.functional as F
+from plain_norms import with_instance_norms
 from torch import Tensor, nn
 
 from fourfold.cotracker.cotracker import CoTracker
-from fourfold.cotracker.transformer import CrossBlock, SelfBlock, Transformer
+from fourfold.cotracker.features import FeatureEncoder
+from fourfold.cotracker.transformer import MLP, CrossBlock, SelfBlock, Transformer
 
 __all__ = ["PlainCoTracker"]
 
@@ -44,20 +46,40 @@ def sincos_map(H: int, W: int, width: int) -> Tensor:
     return torch.cat([x, y])[None].contiguous()
 
 
+class PlainEncoder(nn.Module):
+    """The weights of a FeatureEncoder: resize, stack, convolve; norms by way of batch norm."""
+
+    def __init__(self, encoder: FeatureEncoder) -> None:
+        super().__init__()
+        self.encoder = with_instance_norms(encoder)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        encoder, stages = self.encoder, []
+        x = encoder.norm1(encoder.conv1(frames)).relu_()
+        size = [side // STRIDE for side in frames.shape[2:]]
+        for layer in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
+            x = layer(x)
+            stages.append(F.interpolate(x, size, mode="bilinear", align_corners=True))
+        x = encoder.norm2(encoder.conv2(torch.cat(stages, dim=1))).relu_()
+        return encoder.conv3(x)
+
+
 class PlainCoTracker:
     """The weights of a CoTracker in the order of work that the release takes.
 
-    It encodes all frames at once, those too that fill the last window up. Version 2 multiplies
-    each feature with every pixel of its frame and reads the window with grid_sample; version 3
-    reads windows of vectors with grid_sample and multiplies them with einsum. Attention is written
-    out, and the virtual tracks are joined to the points before each layer along time.
+    It encodes all frames at once, those too that fill the last window up, and brings all maps of
+    the encoder to their size before it convolves the stack of them. Version 2 multiplies each
+    feature with every pixel of its frame and reads the window with grid_sample; version 3 reads
+    windows of vectors with grid_sample and multiplies them with einsum. Attention is written out,
+    and the virtual tracks are joined to the points before each layer along time.
 
     model  a CoTracker of four levels and radius 3, as released
     """
 
     def __init__(self, model: CoTracker) -> None:
         assert (model.sizes.levels, model.sizes.radius) == (LEVELS, RADIUS)
-        self.model, self.update, self.fnet = model, model.update, model.fnet
+        self.model, self.update = model, model.update
+        self.fnet = PlainEncoder(model.fnet)
         inputs, (H, W) = self.update.inputs, (side // STRIDE for side in model.sizes.resolution)
         self.time_emb = sincos(model.window, inputs)[None]
         self.map_size = H, W
@@ -271,10 +293,14 @@ def attention(layer: nn.Module, x: Tensor, context: Tensor, mask: Tensor | None)
 def self_block(block: SelfBlock, x: Tensor) -> Tensor:
     normed = block.norm1(x)
     x = x + attention(block.attn, normed, normed, None)
-    return x + block.mlp(block.norm2(x))
+    return x + mlp(block.mlp, block.norm2(x))
 
 
 def cross_block(block: CrossBlock, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
     context = block.norm_context(context)
     x = x + attention(block.cross_attn, block.norm1(x), context, mask)
-    return x + block.mlp(block.norm2(x))
+    return x + mlp(block.mlp, block.norm2(x))
+
+
+def mlp(layers: MLP, x: Tensor) -> Tensor:
+    return layers.fc2(F.gelu(layers.fc1(x), approximate="tanh"))

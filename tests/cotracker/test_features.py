@@ -19,6 +19,7 @@ from fourfold.cotracker.features import (
     STRIDE,
     FeatureEncoder,
     correlate,
+    enlarge_and_convolve,
     feature_pyramid,
     unit_length,
     vector_patches,
@@ -164,16 +165,42 @@ def test_other_resizing_would_be_noticed(official, monkeypatch):
     assert not close(other[:, ::8], reference("cotracker2")["fmaps01_every8"], 0.05)
 
 
+@given(
+    sides=st.tuples(*[st.integers(1, 9)] * 4),
+    channels=st.tuples(*[st.integers(1, 4)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_a_map_may_be_convolved_before_it_is_enlarged(sides, channels, seed):
+    h, w, H, W = sides
+    frames, inputs, outputs = channels
+    stage = random(frames, inputs, h, w, seed=seed)
+    weight = random(outputs, inputs, 3, 3, seed=seed + 1)
+    expected = F.conv2d(resized(stage, H, W), weight, padding=1)
+    # The same sums of at most 36 products, in another order.
+    found = enlarge_and_convolve(stage, weight, (H, W))
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_it_may_be_enlarged_late_in_half_precision_too():
+    stage, weight = random(1, 8, 6, 5).bfloat16(), random(4, 8, 3, 3, seed=1).bfloat16()
+    expected = F.conv2d(resized(stage.double(), 12, 10), weight.double(), padding=1)
+    found = enlarge_and_convolve(stage, weight, (12, 10))
+    assert found.dtype == torch.bfloat16
+    # Three roundings to 8 bits in a row, of numbers up to 4.
+    assert torch.allclose(found.double(), expected, rtol=0, atol=0.05)
+
+
 def test_every_norm_is_instance_norm_without_parameters_and_eps_1e_5():
     norms = [
         layer
         for layer in FeatureEncoder(8, (4, 6, 8, 8)).modules()
-        if isinstance(layer, nn.InstanceNorm2d)
+        if isinstance(layer, nn.GroupNorm)
     ]
     # norm1, norm2, two in each of eight blocks, one in each of three short cuts
     assert len(norms) == 2 + 16 + 3
     for norm in norms:
-        assert norm.eps == 1e-5 and not norm.affine and not norm.track_running_stats
+        assert norm.eps == 1e-5 and not norm.affine
+        assert norm.num_groups == norm.num_channels  # statistics of each channel by itself
 
 
 @torch.no_grad()

@@ -206,6 +206,6 @@ def test_every_epsilon_is_the_released_one(version):
     for name, eps in norms.items():
         assert eps == (1e-5 if name.endswith("norm_context") else 1e-6), name
         assert layers[name].elementwise_affine == name.endswith("norm_context"), name
-    assert {m.eps for m in model.fnet.modules() if isinstance(m, nn.InstanceNorm2d)} == {1e-5}
+    assert {m.eps for m in model.fnet.modules() if isinstance(m, nn.GroupNorm)} == {1e-5}
     if version == "2":
         assert model.update.norm.eps == 1e-5

@@ -197,6 +197,18 @@ def test_the_gelu_is_the_tanh_form():
     assert (mlp(a) - nn.functional.gelu(a)).abs().max() > 4e-4
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 100, module._NUMBERS, module._NUMBERS + 1])
+def test_the_gelu_without_gradients_is_the_same(count):
+    torch.manual_seed(0)
+    a = 4 * torch.randn(count, dtype=torch.float64)
+    a[0] = -40
+    expected = gelu_by_hand(a)
+    assert torch.allclose(module._gelu(a.clone()), expected, rtol=0, atol=EXACT)
+    low = a.bfloat16()
+    assert torch.equal(module._gelu(low), nn.functional.gelu(low, approximate="tanh"))
+
+
 # The grid
 
 

@@ -179,15 +179,16 @@ def test_layer_names_and_shapes_are_the_releases(variant, name, how):
 def test_settings_of_the_norms(variant, norms):
     # Outputs barely show eps: a hundred times as much moves the flow by a tenth of a pixel.
     how = {} if variant == "full" else SMALL
-    for kind, layer in (("instance", nn.InstanceNorm2d), ("batch", nn.BatchNorm2d)):
-        found = [m for m in Encoder(8, kind, **how).modules() if isinstance(m, layer)]
-        assert len(found) == norms
-        assert {norm.eps for norm in found} == {1e-5}
-        learned = kind == "batch"
-        assert {(n.affine, n.track_running_stats) for n in found} == {(learned, learned)}
-    assert {norm.momentum for norm in found} == {0.1}
+    found = {}
+    for kind, layer in (("instance", nn.GroupNorm), ("batch", nn.BatchNorm2d)):
+        found[kind] = [m for m in Encoder(8, kind, **how).modules() if isinstance(m, layer)]
+        assert len(found[kind]) == norms
+        assert {norm.eps for norm in found[kind]} == {1e-5}
+        assert {norm.affine for norm in found[kind]} == {kind == "batch"}
+    assert all(norm.num_groups == norm.num_channels for norm in found["instance"])
+    assert {(n.momentum, n.track_running_stats) for n in found["batch"]} == {(0.1, True)}
     kinds = [type(m) for m in Encoder(8, "none", **how).modules()]
-    assert not {nn.InstanceNorm2d, nn.BatchNorm2d} & set(kinds)
+    assert not {nn.GroupNorm, nn.BatchNorm2d} & set(kinds)
 
 
 def test_the_extra_relu_lets_a_branch_raise_values_only():
