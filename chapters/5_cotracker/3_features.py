@@ -311,7 +311,7 @@ def _check_frames(frames: Tensor) -> None:
 
 
 # %% [markdown]
-# The mixing $\mu$ begins with a 3 × 3 convolution of the stack, and most of the stack, 256 of the release's 416 channels, are coarse maps made large. It is cheaper to mix before enlarging. Both steps are sums with fixed weights: the resizing (equation 2) goes along rows and along columns and leaves channels apart; the convolution mixes channels and reads 3 × 3 neighbours. Such sums may change places, as in equation 8. So take a coarse map to its full width only; mix its channels by the three rows of the kernel, which makes three maps that are still low; and bring those to the full height, each shifted by its row, with one small matrix. Of a map of half the height this costs a third of the multiplications or less, and the sum of the parts is the convolution of the stack.
+# The mixing $\mu$ begins with a 3 × 3 convolution of the stack, and most of the stack, 256 of the release's 416 channels, are coarse maps made large. It is cheaper to mix before enlarging. Both steps are sums with fixed weights: the resizing (equation 2) goes along rows and along columns and leaves channels apart; the convolution mixes channels and reads 3 × 3 neighbours. Such sums may change places, as in equation 8. So take a coarse map to its full width only; mix its channels by the three rows of the kernel, which makes three maps that are still low; and bring those to the full height, each shifted by its row, with one small matrix. The sum of what all stages give is the convolution of the stack.
 
 
 # %% tags=["promote"]
@@ -350,6 +350,18 @@ made_large = F.interpolate(coarse_map, (12, 16), mode="bilinear", align_corners=
 expected = F.conv2d(made_large, kernel, padding=1)
 # float64: the same sums in another order.
 assert torch.allclose(enlarge_and_convolve(coarse_map, kernel, (12, 16)), expected, atol=1e-12)
+
+# %% [markdown]
+# Counted for the release's sizes, a frame of 384 × 512 pixels and 256 channels out of this convolution:
+
+# %% tags=["nbval-check-output"]
+C, D, H, W = 128, 256, 96, 128  # channels in and out, rows and columns
+early = 9 * C * D * H * W
+for name, h in (("an eighth", H // 2), ("a sixteenth", H // 4)):
+    late = 9 * C * D * h * W + 3 * h * D * H * W
+    print(
+        f"stage at {name}: {early / 1e9:.1f} · 10⁹ multiplications; enlarged late {late / early:.0%}"
+    )
 
 
 # %% tags=["promote"]
