@@ -62,8 +62,7 @@ def imported_packages(paths):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
     known = packages_distributions()
-    own = {"fourfold", "official", "official_cotracker", "official_graph_dit", "plain_cotracker"}
-    own |= {"official_edm", "plain_edm", "plain_graph_dit", "small_house"}
+    own = {"fourfold", *(path.stem for path in (HOUSE.root / "tests").rglob("*.py"))}
     outside = modules - sys.stdlib_module_names - own - OPTIONAL
     return {canonicalize_name(known[module][0]) for module in outside}
 
