@@ -329,14 +329,17 @@ def enlarge_and_convolve(
 ) -> Float[Tensor, "F D H W"]:
     """Resize a map as in equation 2 of the lesson, then convolve it, in an order that costs less.
 
-    stage    (F, C, h, w) a map lower than it is to be
-    weight   (D, C, 3, 3) of a convolution with padding 1
-    size     (H, W)
+    stage    (F, C, h, w) a map, lower than it is to be
+    weight   (D, C, 3, 3) of a convolution with zeros for padding, one on each side
+    size     (H, W) in pixels
     returns  (F, D, H, W), without a bias
 
-    About C·D·h·W·9 + D·H·W·3h multiplications in place of C·D·H·W·9.
+    About 9·C·D·h·W + 3h·D·H·W multiplications in place of 9·C·D·H·W. Raises ValueError for a weight
+    of another shape. Source: equation 1; the order is ours, and changes nothing but rounding.
     """
     (H, W), (_, C, h, _) = size, stage.shape
+    if tuple(weight.shape[1:]) != (C, 3, 3):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (D, {C}, 3, 3)")
     wide = F.interpolate(stage, (h, W), mode="bilinear", align_corners=True)
     rows = weight.transpose(1, 2).reshape(-1, C, 1, 3)  # D · 3 kernels of one row each
     mixed = F.conv2d(wide, rows, padding=(0, 1)).view(len(stage), -1, 3 * h, W)

@@ -399,7 +399,7 @@ class Attention(nn.Module):
 # %% [markdown]
 # ### Each token for itself
 #
-# Attention mixes tokens but treats all of them alike; the network after it gives each token work of its own, four times as wide inside. Its GELU $g$ is a soft step: large numbers pass, very negative ones do not. The exact form uses the error function; the release uses the tanh form (equation 4), and weights learned with one form expect it.
+# Attention mixes tokens but treats all of them alike; the network after it gives each token work of its own, four times as wide inside. Its GELU $g$ is a soft step: large numbers pass, very negative ones do not. The exact form uses the error function; the release uses the tanh form (equation 4), and weights learned with one form expect it. Since $(1 + \tanh z) / 2$ is the sigmoid of $2z$, the tanh form is also $a$ times a sigmoid; on a CPU PyTorch has a fast sigmoid and a slow tanh form, so where no gradient is asked for the code takes the sigmoid.
 
 
 # %% tags=["promote"]

@@ -181,6 +181,12 @@ def test_a_map_may_be_convolved_before_it_is_enlarged(sides, channels, seed):
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, 2, 1, 3), (4, 2, 5, 5)])
+def test_only_a_kernel_of_three_by_three_fits_the_map(shape, without_shape_checks):
+    with pytest.raises(ValueError, match=r"weight has shape .*; expected \(D, 2, 3, 3\)"):
+        enlarge_and_convolve(random(1, 2, 4, 4), random(*shape), (8, 8))
+
+
 def test_it_may_be_enlarged_late_in_half_precision_too():
     stage, weight = random(1, 8, 6, 5).bfloat16(), random(4, 8, 3, 3, seed=1).bfloat16()
     expected = F.conv2d(resized(stage.double(), 12, 10), weight.double(), padding=1)
