@@ -533,7 +533,7 @@ def draw_norms(channel=5):
         "batch norm\npixels A of both images": normed["batch"],
     }
     frames = {1: ("first", "n10"), 2: ("good", "good")}
-    figure, axes = canvas(2, 4, 6.2, 2.35)
+    figure, axes = canvas(2, 4, 7.2, 2.6)
     for row, name in enumerate(("as it is", "in bad light")):
         axes[row, 0].imshow(photo(both[row : row + 1]))
         axes[row, 0].set_ylabel(name)

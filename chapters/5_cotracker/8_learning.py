@@ -147,11 +147,8 @@ def draw_motion():
     left.text(T - 1, x[-1, 0], "background", ha="right", va="bottom", size=7)
     order = clip.queries[:, 0].argsort()
     right.imshow(clip.visible[:, order].T, cmap="gray", aspect="auto", interpolation="nearest")
-    right.plot(
-        clip.queries[order, 0], range(len(order)), ".", color=COLOURS["query"], label="query q"
-    )
-    right.set(title="visible v (white)", xlabel="frame t", ylabel="point n")
-    right.legend(loc="lower right", facecolor="white", frameon=True)
+    right.plot(clip.queries[order, 0], range(len(order)), ".", color=COLOURS["query"])
+    right.set(title="visible v: white; query q: dot", xlabel="frame t", ylabel="point n")
     return figure
 
 
